@@ -1,0 +1,63 @@
+# `make demo` needs Python 3.11 to 3.14 and nothing else. Set PYTHON to choose one.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+QUICK := $(wildcard tests/test_*.py $(addprefix tests/,protos ingest streamer services loadtest))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench proto lock clean
+
+help:
+	@echo "make demo    live order books in the browser, everything on this machine"
+	@echo "make test    all tests, the quick ones first"
+	@echo "make check   format, lint, types, generated code"
+	@echo "make bench   the figures of docs/benchmarks.md"
+	@echo "make proto   generate protos/depthcast_pb2.* from protos/depthcast.proto"
+	@echo "make lock    pin the newest allowed dependencies (needs uv)"
+	@echo "make clean   remove what the others made"
+
+demo: .venv/.runtime
+	@exec $(BIN)/depthcast dev
+
+test: .venv/.dev
+	$(BIN)/python -m pytest $(QUICK) $(wildcard tests/integration) $(PYTEST)
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/protos/test_generated.py
+
+bench: .venv/.dev
+	$(BIN)/python -m tests.benchmarks
+
+proto: .venv/.dev
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+		--python_out=protos --mypy_out=protos depthcast.proto
+
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
+lock:
+	$(LOCK) --extra build pyproject.toml -o requirements.txt
+	$(LOCK) -c requirements.txt --extra build --extra dev pyproject.toml -o requirements-dev.txt
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "depthcast needs Python 3.11 to 3.14; install one, or say make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
+	@echo "depthcast: making .venv with $$($(PYTHON) --version), this once"
+	@$(PYTHON) -m venv .venv
+
+.venv/.runtime: requirements.txt pyproject.toml | $(BIN)/python
+	@echo "depthcast: installing $$(grep -c == requirements.txt) packages, this once (about half a minute)"
+	@$(PIP) --require-hashes -r requirements.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.runtime
+	@echo "depthcast: installing $$(grep -c == requirements-dev.txt) packages for development, this once"
+	@$(PIP) --require-hashes -r requirements-dev.txt
+	@touch $@
