@@ -1,0 +1,42 @@
+"""A merged delta against the plain way: apply, then cut."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.merge import merge
+from protos.book import Book, BookSide
+from protos.messages import Levels
+
+levels = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3)), max_size=12)
+
+
+def side_of(contents: Levels) -> BookSide:
+    side = BookSide()
+    side.replace(contents)
+    return side
+
+
+@given(levels, levels, st.integers(0, 6), st.booleans())
+def test_it_is_apply_then_cut_and_what_comes_out_says_so(
+    before: Levels, changes: Levels, depth: int, is_bid: bool
+) -> None:
+    plain = Book()
+    wanted = plain.bids if is_bid else plain.asks
+    wanted.replace(before)
+    if depth:
+        plain.cut(depth)
+    side, reader, start = side_of(wanted.levels()), side_of(wanted.levels()), wanted.levels()
+    wanted.apply(changes)
+    if depth:
+        plain.cut(depth)
+
+    undo: Levels = []
+    sent = merge(side, dict(changes), depth, is_bid, undo)
+
+    assert side.levels() == wanted.levels()
+    assert [ticks for ticks, _ in sent] == sorted({ticks for ticks, _ in sent})
+    assert all(lots or ticks in reader.lots for ticks, lots in sent)
+    reader.apply(sent)
+    assert reader.levels() == wanted.levels()
+    side.apply(undo)
+    assert side.levels() == start
