@@ -1,0 +1,374 @@
+"""Who listens to what: market updates in, segments in outboxes out.
+
+The shell's loop, and the order that makes it right::
+
+    hub.apply(instrument, message, now_ns)   # for each record read; publishes on streams that have subscribers
+    hub.tick(now_ns)                         # interval tiers and digests that are due
+    for outbox in hub.flush(now_ns):         # every outbox with something to take
+        if outbox.close_code is not None: close the connection with it, then hub.detach(outbox)
+        elif the socket is writable:      write hub.payload(outbox, bytes_max), until it is empty
+
+Nothing here waits, and the cost of an update does not depend on the number of its listeners until `flush`, where it is
+one list append each per stream, however many updates the stream had.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from protos.book import Book
+from protos.codec import Codec
+from protos.messages import (
+    Channel,
+    CloseCode,
+    Digest,
+    InstrumentState,
+    MarketMessage,
+    Reason,
+    Resume,
+    ServerMessage,
+    SlowPolicy,
+    StatusUpdate,
+    Subscribed,
+    Trade,
+    Unsubscribed,
+)
+from streamer.counters import Counters
+from streamer.instrument import Instrument
+from streamer.limits import Limits
+from streamer.outbox import MS, Offer, Outbox, Segment
+from streamer.streams import Fanout, Stream, StreamKey, announce_changes
+from streamer.tiers import TierStream
+
+_SWEEP_MS = 100
+"""How often a backlog is judged when nothing new was offered to it: often enough for outbox_stall_ms."""
+
+
+class _Shared:
+    """A frame that was made in this flush, and the queue it was made of."""
+
+    __slots__ = ("frame", "queue", "tally")
+
+    def __init__(self, queue: list[Segment], tally: int, frame: bytes) -> None:
+        self.queue = queue
+        self.tally = tally
+        self.frame = frame
+
+
+class Hub:
+    """All instruments, streams and outboxes of one process. ``ready`` is the shell's: caught up with Kafka."""
+
+    __slots__ = (
+        "_backlog",
+        "_digests",
+        "_fanout",
+        "_flushed",
+        "_instruments",
+        "_shared",
+        "_streams",
+        "_streams_made",
+        "_sweep_ns",
+        "_tiers",
+        "_tiers_due",
+        "counters",
+        "limits",
+        "outboxes",
+        "ready",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.ready = False
+        self.outboxes: set[Outbox] = set()
+        self._fanout = Fanout(limits)
+        self.counters: Counters = self._fanout.counters
+        self._instruments: dict[str, Instrument] = {}
+        self._streams: dict[int, Stream] = {}
+        self._streams_made = 0
+        self._tiers: dict[int, dict[TierStream, None]] = {}  # by interval_ms
+        self._tiers_due: dict[int, int] = {}  # interval_ms -> ns
+        self._digests: deque[tuple[int, Stream]] = deque()  # due in ns, ascending because all wait equally long
+        self._flushed: list[Outbox] = []  # returned by the last flush
+        self._backlog: set[Outbox] = set()  # had something left when the last flush began
+        self._sweep_ns = 0
+        self._shared: dict[Segment, _Shared] = {}  # by the last segment
+
+    # ---- the market
+
+    def apply(self, instrument: str, message: MarketMessage, now_ns: int) -> bool:
+        """Apply one record of the market topic. The message is the hub's from now on.
+
+        Returns:
+            False when it was dropped as a duplicate by (epoch, seq), or belongs to an epoch that is over.
+        """
+        self._fanout.now_ns = now_ns
+        return self._instrument(instrument).apply(message)
+
+    def load(self, instrument: str, state: InstrumentState) -> None:
+        """Adopt a record of the snapshots topic, as far as it is newer than what was applied."""
+        self._instrument(instrument).load(state)
+
+    def gap(self, instrument: str, reason: Reason, now_ns: int) -> None:
+        """Records of it were lost: not live until the next snapshot. Nothing happens to one that is not known."""
+        self._fanout.now_ns = now_ns
+        known = self._instruments.get(instrument)
+        if known is not None:
+            known.gap(reason)
+
+    def _instrument(self, name: str) -> Instrument:
+        known = self._instruments.get(name)
+        if known is None:
+            known = self._instruments[name] = Instrument(name, self._fanout)
+        return known
+
+    def mark_stale(self, now_ns: int) -> None:
+        """Kafka is gone, or read too late: everything is flagged STALE until `mark_live`."""
+        self._mark(now_ns, stale=True)
+
+    def mark_live(self, now_ns: int) -> None:
+        self._mark(now_ns, stale=False)
+
+    def _mark(self, now_ns: int, *, stale: bool) -> None:
+        if self._fanout.stale is stale:
+            return
+        self._fanout.now_ns = now_ns
+        before = [(stream, stream.health()) for stream in self._streams.values()]
+        self._fanout.stale = stale
+        announce_changes(before)
+
+    # ---- clients
+
+    def attach(self, codec: Codec) -> Outbox:
+        """The outbox of a new client."""
+        outbox = Outbox(codec, self.limits, self.counters, self._fanout.dirty)
+        self.outboxes.add(outbox)
+        return outbox
+
+    def detach(self, outbox: Outbox) -> None:
+        """The client is gone; what was queued is counted as lost. Harmless when repeated."""
+        self._abandon(outbox, CloseCode.NORMAL)
+        self.outboxes.discard(outbox)
+        self._backlog.discard(outbox)
+        self._fanout.dirty.discard(outbox)
+
+    def _abandon(self, outbox: Outbox, code: CloseCode) -> None:
+        outbox.close(code)
+        for lane in list(outbox.lanes.values()):
+            self._leave(outbox, lane.source.id)
+
+    def find(self, key: StreamKey) -> Stream | None:
+        """The stream of a key, when it has subscribers."""
+        known = self._instruments.get(key.instrument)
+        return known.streams.get(key) if known is not None else None
+
+    def subscribe(
+        self,
+        outbox: Outbox,
+        key: StreamKey,
+        resume: Resume | None,
+        slow_policy: SlowPolicy,
+        now_ns: int,
+        command_id: int = 0,
+    ) -> Stream:
+        """Queue the Subscribed reply; the snapshot, or what `resume` lacks, follows it in-band at the next take.
+
+        Subscribing again to the same key is how a client asks for a new snapshot. The caller has checked the key
+        (`Session` does): an instrument that is not known yet is made, and waits for its first record.
+        """
+        self._fanout.now_ns = now_ns
+        instrument = self._instrument(key.instrument)
+        stream = instrument.streams.get(key)
+        if stream is not None and stream.id in outbox.lanes:
+            outbox.leave(outbox.lanes[stream.id])
+        if stream is None:
+            stream = self._open(instrument, key, now_ns)
+        position = resume if resume is not None else Resume(0, 0)
+        resumed = stream.can_resume(position.epoch, position.seq)
+        outbox.reply(
+            Subscribed(
+                id=command_id,
+                stream=stream.id,
+                instrument=key.instrument,
+                channel=key.channel,
+                depth=key.depth,
+                interval_ms=key.interval_ms,
+                epoch=stream.epoch,
+                seq=stream.seq,
+                scale=stream.scale(),
+                resumed=resumed,
+                state=instrument.status().state,
+            )
+        )
+        skip = slow_policy is SlowPolicy.SKIP and key.channel is Channel.TRADES  # a book with a hole is no book
+        outbox.join(stream.lane(outbox.codec), position.epoch, position.seq, skip=skip)
+        if resume is not None:
+            if resumed:
+                self.counters.resumes_delta += 1
+            else:
+                self.counters.resumes_snapshot += 1
+        return stream
+
+    def _open(self, instrument: Instrument, key: StreamKey, now_ns: int) -> Stream:
+        self._streams_made += 1
+        stream = instrument.open(self._streams_made, key)
+        self._streams[stream.id] = stream
+        if isinstance(stream, TierStream) and key.interval_ms:
+            self._tiers.setdefault(key.interval_ms, {})[stream] = None
+            self._tiers_due.setdefault(key.interval_ms, now_ns)
+        if stream.digest() is not None:
+            self._digests.append((now_ns + self.limits.digest_interval_ms * MS, stream))
+        return stream
+
+    def unsubscribe(self, outbox: Outbox, stream_id: int, command_id: int = 0) -> bool:
+        """Stop, and queue the Unsubscribed reply. False: there is no such subscription."""
+        if stream_id not in outbox.lanes:
+            return False
+        self._leave(outbox, stream_id)
+        outbox.reply(Unsubscribed(command_id, stream_id))
+        return True
+
+    def _leave(self, outbox: Outbox, stream_id: int) -> None:
+        lane = outbox.lanes[stream_id]
+        outbox.leave(lane)
+        stream = self._streams[stream_id]
+        if stream.release(lane):
+            del self._streams[stream_id]
+            self._instruments[stream.key.instrument].close(stream)
+            if isinstance(stream, TierStream) and stream.key.interval_ms:
+                del self._tiers[stream.key.interval_ms][stream]
+
+    def broadcast(self, message: ServerMessage) -> None:
+        """Queue a message about the connection for every client, encoded once per codec."""
+        chunks: dict[str, bytes] = {}
+        for outbox in self.outboxes:
+            codec = outbox.codec
+            if codec.name not in chunks:
+                chunks[codec.name] = codec.encode(message, None)
+            outbox.push(chunks[codec.name])
+
+    # ---- time
+
+    @property
+    def due_ns(self) -> int:
+        """When `tick` has something to do; a shell that is idle may sleep until then. 2**63 - 1: never."""
+        due = [self._tiers_due[interval] for interval, streams in self._tiers.items() if streams]
+        if self._digests:
+            due.append(self._digests[0][0])
+        return min(due, default=(1 << 63) - 1)
+
+    def tick(self, now_ns: int) -> None:
+        """Move the interval tiers that are due, all of an interval together: fewer sends than spreading them."""
+        self._fanout.now_ns = now_ns
+        for interval_ms, streams in self._tiers.items():
+            if streams and now_ns >= self._tiers_due[interval_ms]:
+                interval_ns = interval_ms * MS
+                self._tiers_due[interval_ms] = now_ns - now_ns % interval_ns + interval_ns
+                for tier in streams:
+                    tier.on_tick()
+        digests = self._digests
+        while digests and digests[0][0] <= now_ns:
+            stream = digests.popleft()[1]
+            if stream.id in self._streams:
+                digests.append((now_ns + self.limits.digest_interval_ms * MS, stream))
+                self._announce_digest(stream)
+
+    def _announce_digest(self, stream: Stream) -> None:
+        if stream.epoch == 0 or stream.market.gapped or not any(lane.listeners for lane in stream.lanes):
+            return
+        crc = stream.digest()
+        if crc is not None:
+            stream.announce(Digest(stream.id, stream.epoch, stream.seq, crc))
+            self.counters.digests += 1
+
+    def flush(self, now_ns: int) -> list[Outbox]:
+        """Offer what was published to every listener, and judge who did not take what the last flush brought.
+
+        Returns:
+            Every outbox with something to take, and those that were closed now (`close_code` is set).
+        """
+        fanout = self._fanout
+        fanout.now_ns = now_ns
+        self._shared.clear()
+        backlog = self._backlog
+        backlog.update([outbox for outbox in self._flushed if outbox.queue or outbox.behind])
+        if backlog:
+            backlog.intersection_update([outbox for outbox in backlog if outbox.queue or outbox.behind])
+        for stream in fanout.touched:
+            stream.cut()
+        fanout.touched.clear()
+        dirty = fanout.dirty
+        if backlog:
+            self._settle(backlog, now_ns)
+            dirty |= backlog
+        self._flushed = list(dirty)
+        dirty.clear()
+        return self._flushed
+
+    def _settle(self, backlog: set[Outbox], now_ns: int) -> None:
+        judged: Iterable[Outbox] = backlog & self._fanout.dirty
+        if now_ns - self._sweep_ns >= _SWEEP_MS * MS:
+            self._sweep_ns = now_ns
+            judged = list(backlog)
+        for outbox in judged:
+            if outbox.close_code is None and outbox.settle(now_ns) is Offer.OVERFLOW:
+                self.counters.overflows += 1
+                self._abandon(outbox, CloseCode.SLOW_CONSUMER)
+
+    def payload(self, outbox: Outbox, bytes_max: int, frame: Callable[[list[bytes]], bytes] = b"".join) -> bytes:
+        """`Outbox.take`, joined. Clients with the same queue share one object until the next flush.
+
+        Args:
+            frame: Makes the payload of the chunks; with the header of a WebSocket frame, that is shared too. One
+                function for all outboxes of a codec.
+
+        Returns:
+            b"" when there is nothing to send.
+        """
+        queue = outbox.queue
+        if not queue or outbox.behind:
+            chunks = outbox.take(bytes_max)
+            return frame(chunks) if chunks else b""
+        last = queue[-1]  # equal queues end equally, and the hash of one segment is cheaper than that of twenty
+        shared = self._shared.get(last)
+        if shared is not None and shared.queue == queue:
+            self.counters.delivered += shared.tally
+            outbox.empty()
+            outbox.slow = False
+            return shared.frame
+        taken = queue.copy()
+        before = self.counters.delivered
+        data = frame(outbox.take(bytes_max))
+        if not queue:
+            self._shared[last] = _Shared(taken, self.counters.delivered - before, data)
+        return data
+
+    # ---- for HTTP and metrics
+
+    def instruments(self) -> list[str]:
+        """All known, sorted."""
+        return sorted(self._instruments)
+
+    def knows(self, instrument: str) -> bool:
+        return instrument in self._instruments
+
+    def book(self, instrument: str) -> Book | None:
+        """The book as applied; None when the instrument is unknown or had no snapshot yet. Not to be changed."""
+        known = self._instruments.get(instrument)
+        return known.market.book if known is not None and known.market.book.epoch else None
+
+    def last_trades(self, instrument: str) -> list[Trade]:
+        """Oldest first, in the scale of `book`; [] when there are none."""
+        known = self._instruments.get(instrument)
+        return known.market.last_trades(self.limits.trades_kept) if known is not None else []
+
+    def status(self, instrument: str) -> StatusUpdate | None:
+        """State and reason as of now; None when the instrument is unknown."""
+        known = self._instruments.get(instrument)
+        return known.status() if known is not None else None
+
+    def streams(self) -> list[Stream]:
+        """All with subscribers."""
+        return list(self._streams.values())
+
+    @property
+    def stale(self) -> bool:
+        return self._fanout.stale

@@ -1,0 +1,61 @@
+"""Every bound of the streamer core in one place, each with its reason."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """Bytes, counts, and durations in milliseconds."""
+
+    # A second of a busy depth-10 dashboard. More than this waiting means the socket is full, and newest state is worth
+    # more to the client than history.
+    outbox_soft_bytes: int = 64 * 1024
+
+    # `raw` and `trades` may not be merged, so they wait up to this before 4008. With the transport's own buffers a
+    # client that never reads costs at most 256 KiB of server memory.
+    outbox_hard_bytes: int = 192 * 1024
+
+    # Longer than a garbage collection or a Wi-Fi handover, shorter than anyone would look at a frozen price.
+    outbox_stall_ms: int = 10_000
+
+    # What one take() puts in a frame: large enough that a send's fixed 5 us vanish, small enough for TLS and for the
+    # default message limits of WebSocket clients. One catch-up message may exceed it.
+    frame_bytes_max: int = 64 * 1024
+
+    # Every stream of a 200-symbol screen, with room: each costs about 300 B on a connection.
+    subscriptions_max: int = 1_000
+
+    # The longest command is a JSON subscribe of about 250 B; tokens need up to 4 KiB.
+    command_bytes_max: int = 4_096
+
+    # A client may subscribe to all it is allowed at once (burst), then at a pace no person exceeds.
+    commands_burst: int = 1_200
+    commands_per_s: int = 50
+
+    # The tenth fault closes the connection: a looping client would otherwise cost a reply each time. One is forgiven
+    # per minute, so that typing errors on a connection that lives for weeks do not add up.
+    bad_commands_max: int = 10
+    bad_command_forgiven_ms: int = 60_000
+
+    # How far back since() can prove a merged delta, per ring: 16 KiB of positions and 64 KiB of prices at most.
+    # A longer delta would be larger than the snapshot it saves.
+    since_updates_max: int = 2_048
+    since_prices_max: int = 8_192
+
+    # Answers of since() that a storm of joiners shares, per stream and codec. A snapshot can have 100 KB, and a client
+    # may ask for any position.
+    catch_ups_cached: int = 8
+
+    # Per instrument, for HTTP and for resuming `trades`; and how many of them a joiner gets.
+    trades_kept: int = 256
+    trades_joined: int = 50
+
+    # Below the 60 s after which proxies drop idle connections. Two pings without any sign of life close with 4009.
+    heartbeat_interval_ms: int = 15_000
+    pongs_missed_max: int = 2
+
+    # A wrong client book is found within this time; 12 bytes per stream each time.
+    digest_interval_ms: int = 5_000
+
+    # Kafka silent or read this late: what we hold is no longer "now".
+    stale_after_ms: int = 10_000

@@ -1,0 +1,229 @@
+"""One client's queue against a source that is only a counter."""
+
+from protos.codec import CODECS
+from protos.messages import Channel, CloseCode, MarketMessage, Notice, NoticeCode, Pong, Scale
+from streamer.counters import Counters, count, tally
+from streamer.limits import Limits
+from streamer.outbox import Lane, Offer, Outbox, Segment
+
+CODEC = CODECS["depthcast.v1.proto"]
+LIMITS = Limits(outbox_soft_bytes=100, outbox_hard_bytes=300, outbox_stall_ms=1_000)
+MS = 1_000_000
+
+
+class Numbers:
+    """A source whose updates are 20 bytes each, and whose since() is a Pong with the position asked for."""
+
+    def __init__(self, stream_id: int, channel: Channel) -> None:
+        self.id = stream_id
+        self.channel = channel
+        self.epoch = 1
+        self.seq = 0
+        self.cuts = 0
+
+    def cut(self) -> None:
+        self.cuts += 1
+
+    def since(self, epoch: int, seq: int) -> list[MarketMessage | Notice]:
+        return [Notice(NoticeCode.RECOVERED, self.id, epoch, seq, self.seq)]
+
+    def scale(self) -> Scale | None:
+        return None
+
+
+class Bench:
+    """One outbox and some lanes, offered to as the hub does."""
+
+    def __init__(self, *channels: Channel, skip: bool = False) -> None:
+        self.counters = Counters()
+        self.wake: set[Outbox] = set()
+        self.outbox = Outbox(CODEC, LIMITS, self.counters, self.wake)
+        self.sources = [Numbers(i + 1, channel) for i, channel in enumerate(channels)]
+        self.lanes = [Lane(source, CODEC, LIMITS, self.counters) for source in self.sources]
+        for lane in self.lanes:
+            self.outbox.join(lane, 0, 0, skip=skip)
+        self.outbox.take(10_000)
+
+    def offer(self, index: int, size: int = 20, epoch: int = 1) -> None:
+        source, lane = self.sources[index], self.lanes[index]
+        prev_seq = source.seq if epoch == source.epoch else 0
+        source.epoch, source.seq = epoch, source.seq + 1
+        updates = tally(source.channel, 1)
+        self.counters.offered += updates * (len(lane.listeners) + lane.conflating)
+        self.counters.conflated += updates * lane.conflating
+        for queue in lane.listeners.values():
+            queue.append(Segment(bytes([index]) * size, lane, epoch, prev_seq, source.seq, updates))
+
+    def notices(self, chunks: list[bytes]) -> list[Notice]:
+        messages = [message for chunk in chunks if len(set(chunk)) > 1 for message in CODEC.decode(chunk)]
+        return [message for message in messages if isinstance(message, Notice)]
+
+
+def test_take_fills_a_frame_and_lets_one_large_chunk_through() -> None:
+    bench = Bench(Channel.RAW)
+    for size in (20, 20, 20, 90, 5):
+        bench.offer(0, size)
+    assert [len(chunk) for chunk in bench.outbox.take(45)] == [20, 20]
+    assert bench.outbox.queued_bytes() == 115
+    assert [len(chunk) for chunk in bench.outbox.take(45)] == [20]
+    assert [len(chunk) for chunk in bench.outbox.take(45)] == [90]
+    assert [len(chunk) for chunk in bench.outbox.take(45)] == [5]
+    assert bench.outbox.take(45) == []
+    assert count(bench.counters.delivered, Channel.RAW) == 5
+
+
+def test_a_backlog_below_the_soft_mark_only_waits() -> None:
+    bench = Bench(Channel.BOOK)
+    bench.offer(0, 100)
+    assert bench.outbox.settle(1) is Offer.QUEUED
+    assert bench.outbox.bytes == 100
+    assert not bench.outbox.slow
+
+
+def test_book_and_quotes_collapse_to_the_position_the_client_has() -> None:
+    bench = Bench(Channel.BOOK, Channel.BBO, Channel.RAW)
+    bench.offer(0)
+    bench.outbox.take(1_000)
+    for _ in range(3):
+        for index in range(3):
+            bench.offer(index)
+    assert bench.outbox.settle(1) is Offer.CONFLATED
+    assert {segment.lane for segment in bench.outbox.queue} == {bench.lanes[2], None}
+    assert bench.outbox.behind == {bench.lanes[0]: (1, 1, True), bench.lanes[1]: (1, 0, True)}
+    bench.offer(0)
+    assert count(bench.counters.conflated, Channel.BOOK) == 4
+    assert count(bench.counters.conflated, Channel.BBO) == 3
+    slow, book, quote = bench.notices(bench.outbox.take(1_000))
+    assert slow.code is NoticeCode.SLOW
+    assert (book.stream, book.from_seq, book.to_seq) == (1, 1, 5)
+    assert (quote.stream, quote.from_seq, quote.to_seq) == (2, 0, 3)
+    assert not bench.outbox.behind
+    assert all(lane.conflating == 0 and bench.outbox in lane.listeners for lane in bench.lanes)
+    assert bench.sources[0].cuts == 2, "what was published before must not come again"
+
+
+def test_slow_is_told_once_per_episode() -> None:
+    bench = Bench(Channel.RAW)
+    for _ in range(3):
+        bench.offer(0, 60)
+        bench.outbox.settle(1)
+    assert [notice.code for notice in bench.notices(bench.outbox.take(1_000))] == [NoticeCode.SLOW]
+    for _ in range(3):
+        bench.offer(0, 60)
+        bench.outbox.settle(1)
+    assert bench.counters.slow_episodes == 2
+
+
+def test_catch_ups_come_one_by_one_as_the_socket_has_room() -> None:
+    bench = Bench(Channel.BOOK, Channel.BOOK, Channel.BOOK)
+    for index in range(3):
+        bench.offer(index, 50)
+    bench.outbox.settle(1)
+    bench.outbox.take(1)
+    assert [len(bench.notices(bench.outbox.take(1))) for _ in range(3)] == [1, 1, 1]
+    assert bench.outbox.take(1) == []
+
+
+def test_skipped_trades_are_named_where_they_were() -> None:
+    bench = Bench(Channel.TRADES, skip=True)
+    for _ in range(3):
+        bench.offer(0, 30)
+    bench.outbox.push(CODEC.encode(Pong(1, 1)))
+    for _ in range(3):
+        bench.offer(0, 30)
+    assert bench.outbox.settle(1) is Offer.CONFLATED
+    notice = bench.outbox.queue[0]
+    (first,) = bench.notices([notice.data])
+    assert (first.code, first.epoch, first.from_seq) == (NoticeCode.SKIPPED, 1, 0)
+    assert first.to_seq == count(bench.counters.skipped, Channel.TRADES)
+    assert bench.outbox.queue[1].data == CODEC.encode(Pong(1, 1))
+    assert bench.outbox.queue[2].prev_seq == first.to_seq
+    bench.offer(0, 30)
+    bench.offer(0, 30)
+    bench.outbox.settle(2)
+    assert bench.outbox.queue[0] is notice, "the same hole grows"
+    (second,) = bench.notices([notice.data])
+    assert second.from_seq == 0
+    assert second.to_seq == count(bench.counters.skipped, Channel.TRADES) > first.to_seq
+    assert bench.outbox.bytes <= LIMITS.outbox_soft_bytes + len(notice.data)
+
+
+def test_a_hole_does_not_span_epochs() -> None:
+    bench = Bench(Channel.TRADES, skip=True)
+    bench.offer(0, 60)
+    bench.offer(0, 60, epoch=2)
+    bench.offer(0, 60, epoch=2)
+    bench.outbox.settle(1)
+    holes = [(n.epoch, n.from_seq, n.to_seq) for n in bench.notices(bench.outbox.take(1_000)) if n.stream]
+    assert holes == [(1, 0, 1), (2, 0, 2)]
+
+
+def test_trades_that_may_not_be_skipped_wait_for_the_hard_mark() -> None:
+    bench = Bench(Channel.TRADES)
+    bench.offer(0, 290)
+    assert bench.outbox.settle(1) is Offer.CONFLATED
+    assert len(bench.outbox.queue) == 2
+    bench.offer(0, 20)
+    assert bench.outbox.settle(2) is Offer.OVERFLOW
+
+
+def test_time_without_progress_overflows_and_a_take_is_progress() -> None:
+    bench = Bench(Channel.BOOK)
+    bench.offer(0, 10)
+    bench.offer(0, 10)
+    assert bench.outbox.settle(5 * MS) is Offer.QUEUED
+    assert bench.outbox.settle(1_004 * MS) is Offer.QUEUED
+    bench.outbox.take(10)
+    assert bench.outbox.settle(1_005 * MS) is Offer.QUEUED
+    assert bench.outbox.settle(2_004 * MS) is Offer.QUEUED
+    assert bench.outbox.settle(2_005 * MS) is Offer.OVERFLOW
+
+
+def test_leaving_takes_what_is_queued_along() -> None:
+    bench = Bench(Channel.BOOK, Channel.RAW)
+    bench.offer(0)
+    bench.offer(1)
+    bench.outbox.leave(bench.lanes[0])
+    assert [segment.lane for segment in bench.outbox.queue] == [bench.lanes[1]]
+    assert count(bench.counters.skipped, Channel.BOOK) == 1
+    assert not bench.lanes[0].listeners
+    assert not bench.lanes[0].members
+
+
+def test_leaving_while_collapsed_ends_the_counting() -> None:
+    bench = Bench(Channel.BOOK)
+    bench.offer(0, 200)
+    bench.outbox.settle(1)
+    assert bench.lanes[0].conflating == 1
+    bench.outbox.leave(bench.lanes[0])
+    assert bench.lanes[0].conflating == 0
+    assert not bench.outbox.behind
+
+
+def test_a_closed_outbox_takes_nothing_and_keeps_its_first_code() -> None:
+    bench = Bench(Channel.RAW)
+    bench.offer(0)
+    bench.outbox.close(CloseCode.SLOW_CONSUMER)
+    bench.outbox.close(CloseCode.NORMAL)
+    bench.outbox.reply(Pong(1, 1))
+    assert bench.outbox.close_code is CloseCode.SLOW_CONSUMER
+    assert bench.outbox.take(100) == []
+    assert count(bench.counters.lost, Channel.RAW) == 1
+
+
+def test_catch_ups_are_shared_but_not_hoarded() -> None:
+    counters = Counters()
+    source = Numbers(1, Channel.BOOK)
+    lane = Lane(source, CODEC, Limits(catch_ups_cached=2), counters)
+    for seq in (0, 0, 0, 1, 2, 3, 3):
+        outbox = Outbox(CODEC, LIMITS, counters, set())
+        outbox.join(lane, 1, seq, skip=False)
+        assert bench_seq(outbox.take(1_000)) == seq
+        assert len(lane.cache) <= 2
+    assert (counters.catch_ups, counters.catch_ups_encoded) == (7, 4)
+
+
+def bench_seq(chunks: list[bytes]) -> int:
+    (message,) = CODEC.decode(b"".join(chunks))
+    assert isinstance(message, Notice)
+    return message.from_seq

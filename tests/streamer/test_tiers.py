@@ -1,0 +1,97 @@
+"""Tiers alone: every depth and interval against the top N of the full book."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protos.codec import Codec
+from protos.messages import DEPTHS, INTERVALS_MS, BookUpdate, Channel, Digest, SlowPolicy
+from streamer.hub import Hub
+from streamer.limits import Limits
+from streamer.streams import StreamKey
+
+MS = 1_000_000
+NAME = "x:spot:A"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    depth=st.sampled_from(DEPTHS),
+    interval=st.sampled_from(INTERVALS_MS),
+    levels=st.integers(0, 18),
+    touched=st.integers(1, 12),
+    updates_max=st.sampled_from((2, 1_000)),
+)
+def test_each_message_leaves_the_top_of_the_book(
+    maker: Callable[..., Any],
+    client: Callable[..., Any],
+    codec: Codec,
+    seed: int,
+    depth: int,
+    interval: int,
+    levels: int,
+    touched: int,
+    updates_max: int,
+) -> None:
+    """`Client` compares each message with the book of its seq; here also: nothing is sent that changes nothing."""
+    hub = Hub(Limits(since_updates_max=updates_max, digest_interval_ms=40))
+    market = maker(NAME, seed)
+    hub.apply(NAME, market.snapshot(levels), 0)
+    outbox = hub.attach(codec)
+    viewer = client(codec, {NAME: market})
+    hub.subscribe(outbox, StreamKey(NAME, Channel.BOOK, depth, interval), None, SlowPolicy.CLOSE, 0)
+    for i in range(1, 60):
+        hub.apply(NAME, market.snapshot(levels) if i % 25 == 0 else market.delta(touched), i * 10 * MS)
+        hub.tick(i * 10 * MS)
+        hub.flush(i * 10 * MS)
+        viewer.feed(hub.payload(outbox, 1 << 20))
+        if interval == 0:
+            (subscription,) = viewer.streams.values()
+            assert subscription.book.top(0) == market.book.top(depth)
+    assert viewer.digests > 0
+    updates = [message for message in viewer.received if isinstance(message, BookUpdate)]
+    assert all(update.bids or update.asks for update in updates if depth and update.prev_seq)
+    if interval:
+        assert len(updates) <= 600 // interval + 2 + 2, "one per interval, and the snapshots"
+
+
+def test_an_update_below_the_view_is_not_sent(
+    maker: Callable[..., Any], client: Callable[..., Any], codec: Codec
+) -> None:
+    hub = Hub(Limits())
+    market = maker(NAME)
+    hub.apply(NAME, market.snapshot(15), 0)
+    outbox = hub.attach(codec)
+    stream = hub.subscribe(outbox, StreamKey(NAME, Channel.BOOK, 1), None, SlowPolicy.CLOSE, 0)
+    viewer = client(codec, {NAME: market})
+    viewer.feed(hub.payload(outbox, 1_000))
+    far = BookUpdate(epoch=market.epoch, seq=market.seq + 1, prev_seq=market.seq, bids=[(1, 5)], asks=[(900, 5)])
+    position = (stream.epoch, stream.seq)
+    assert hub.apply(NAME, far, 1)
+    assert hub.flush(1) == [outbox], "only because it was taken from outside a flush"
+    assert hub.payload(outbox, 1_000) == b""
+    assert (stream.epoch, stream.seq) == position
+    hub.tick(10_000 * MS)
+    hub.flush(10_000 * MS)
+    viewer.feed(hub.payload(outbox, 1_000))
+    (digest,) = [message for message in viewer.received if isinstance(message, Digest)]
+    assert (digest.epoch, digest.seq) == position, "the digest names the last update that was sent"
+
+
+def test_nothing_is_computed_without_listeners(maker: Callable[..., Any], codec: Codec) -> None:
+    hub = Hub(Limits())
+    market = maker(NAME)
+    hub.apply(NAME, market.snapshot(), 0)
+    outbox = hub.attach(codec)
+    stream = hub.subscribe(outbox, StreamKey(NAME, Channel.BOOK, 10, 100), None, SlowPolicy.CLOSE, 0)
+    hub.payload(outbox, 1_000)
+    assert hub.due_ns < 1 << 62
+    hub.unsubscribe(outbox, stream.id)
+    assert hub.streams() == []
+    hub.apply(NAME, market.delta(), 1)
+    hub.tick(60_000 * MS)
+    assert hub.due_ns == (1 << 63) - 1
+    assert stream.seq < market.seq
