@@ -1,0 +1,1 @@
+"""All I/O: processes, Kafka, WebSocket and HTTP, settings, metrics, the command line, clients."""

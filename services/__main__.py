@@ -1,0 +1,5 @@
+"""``python -m services`` is ``depthcast``."""
+
+from services.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Feeds: what puts venue messages on the ticks topic."""

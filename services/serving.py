@@ -1,0 +1,101 @@
+"""A uvicorn server that our own process starts and stops, on a socket that we open ourselves.
+
+uvicorn's own ``serve()`` takes over SIGTERM and then closes every socket at once; a streamer drains instead.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+from typing import Any
+
+import uvicorn
+
+from services.errors import UserError
+
+BACKLOG = 4096
+"""Connections the kernel holds until we accept them: all of a pod's clients may come back at once. The kernel cuts it
+to net.core.somaxconn."""
+
+
+def listen(host: str, port: int, setting: str) -> socket.socket:
+    """As `bind`, and the kernel takes connections from now on."""
+    listener = bind(host, port, setting)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def bind(host: str, port: int, setting: str, *, shared: bool = False) -> socket.socket:
+    """Take a TCP port; 0 takes a free one. Nobody can connect before `Server.start`.
+
+    Args:
+        setting: The variable that sets the port, for the message.
+        shared: Other processes of ours may take it too (SO_REUSEPORT): the kernel spreads connections over those that
+            listen.
+
+    Raises:
+        UserError: The port is taken, or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"port {port} is taken; stop what uses it or set {setting} to another one") from None
+        raise UserError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; set {setting}") from None
+    return listener
+
+
+class Server:
+    """One ASGI application on one listening socket.
+
+    Args:
+        options: Further settings of `uvicorn.Config`.
+    """
+
+    def __init__(self, app: Any, listener: socket.socket, **options: Any) -> None:  # noqa: ANN401 - uvicorn's types
+        defaults: dict[str, Any] = {"ws": "none", "http": "httptools", "timeout_keep_alive": 5}
+        self._config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=1,
+            backlog=BACKLOG,
+            **{**defaults, **options},
+        )
+        self._server = uvicorn.Server(self._config)
+        self._listener = listener
+        self.port: int = listener.getsockname()[1]
+        self._loop: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Accept connections from now on."""
+        self._config.load()
+        self._server.lifespan = self._config.lifespan_class(self._config)
+        await self._server.startup(sockets=[self._listener])
+        self._loop = asyncio.create_task(self._server.main_loop(), name="uvicorn")
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; open connections go on."""
+        for server in self._server.servers:
+            server.close()
+        self._listener.close()
+
+    async def stop(self) -> None:
+        """Close the listening socket, let running requests end (1 s at most), close the connections."""
+        if self._loop is None:
+            self._listener.close()
+            return
+        self._server.should_exit = True
+        await self._loop
+        await self._server.shutdown(sockets=[self._listener])

@@ -1,0 +1,1 @@
+"""The streamer process: Kafka in, WebSocket and HTTP clients out. Start reading at `app.py`."""

@@ -1,0 +1,89 @@
+"""The streamer process, from start to end: books in from Kafka, clients out on one port.
+
+Reading order: this function, then `market` (Kafka to hub), `flush` (hub to clients), `ws` (one client).
+"""
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable
+
+from services.admin import Admin
+from services.config import Settings
+from services.metrics import Metrics
+from services.signals import stop_on_signals
+from services.streamer.clock import Clock
+from services.streamer.endpoint import Endpoint
+from services.streamer.market import MarketReader
+from services.streamer.observe import observe
+from services.topics import check_topics
+from streamer.hub import Hub
+from streamer.limits import Limits
+
+_log = logging.getLogger("depthcast.streamer")
+
+
+async def run_streamer(
+    settings: Settings, stop: asyncio.Event | None = None, *, ready: Callable[[int, int], None] | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, or until ``stop`` is set; then send the clients elsewhere and return.
+
+    Args:
+        ready: Called once with the public and the admin port, when the books have caught up.
+
+    Raises:
+        UserError: A port is taken, Kafka cannot be reached, or its topics are missing.
+    """
+    stop = stop or stop_on_signals()
+    clock, metrics, hub = Clock(), Metrics(), Hub(limits_of(settings))
+    endpoint = Endpoint(settings, hub, metrics, clock)
+    admin = Admin(settings, metrics, endpoint.clients.why_not_ready)
+    market = MarketReader(settings, hub, metrics, clock, endpoint.flusher)
+    observe(metrics, hub, endpoint.clients, market)
+    following = None
+    try:
+        await check_topics(settings)
+        await market.start()
+        await admin.start()
+        if settings.workers == 1:  # who comes early is told when to come back
+            await endpoint.start()
+        following = asyncio.create_task(market.run(), name="market")
+        await _wait_for(market.caught_up, stop, [following, *endpoint.tasks])
+        if settings.workers > 1:  # until now the other workers served all who came
+            await endpoint.start()
+        gc.freeze()  # what lives as long as the process is not looked through again: full collections stall the loop
+        if ready is not None and not stop.is_set():
+            ready(endpoint.port, admin.port)
+        await _wait_for(stop, stop, [following, *endpoint.tasks])
+        _log.info("draining %d connections over %.1f s", endpoint.clients.open, settings.drain_ms / 1e3)
+        await endpoint.drain(settings.drain_ms / 1e3)
+    finally:
+        if following is not None:
+            following.cancel()
+        await asyncio.gather(endpoint.stop(), admin.stop(), market.stop())
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The core's limits, with the operator's wishes."""
+    return Limits(
+        outbox_soft_bytes=settings.outbox_soft_bytes,
+        outbox_hard_bytes=settings.outbox_hard_bytes,
+        outbox_stall_ms=settings.outbox_stall_ms,
+        subscriptions_max=settings.subscriptions_max,
+        heartbeat_interval_ms=settings.heartbeat_interval_ms,
+        digest_interval_ms=settings.digest_interval_ms,
+        stale_after_ms=settings.stale_after_ms,
+    )
+
+
+async def _wait_for(event: asyncio.Event, stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Until ``event`` or ``stop`` is set. A task that ends is a failure, and raises here."""
+    waits = [asyncio.create_task(event.wait()), asyncio.create_task(stop.wait())]
+    try:
+        await asyncio.wait([*waits, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    for task in tasks:
+        if task.done():
+            task.result()

@@ -1,0 +1,70 @@
+"""The opening handshake of the stream endpoint (RFC 6455 section 4.2): a request in, a response out. No I/O."""
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from websockets.datastructures import Headers
+from websockets.exceptions import NegotiationError
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from protos.codec import CODECS, Codec
+
+LOGGER = logging.getLogger("depthcast.websocket")
+LOGGER.setLevel(logging.WARNING)  # `websockets` logs two lines per connection at info
+
+PATH = "/v1/stream"
+OFFERS = ", ".join(CODECS)
+
+
+def select_subprotocol(_protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """The first that the client offers and we speak: its order is its preference."""
+    for name in offered:
+        if name in CODECS:
+            return name
+    raise NegotiationError(f"offer a subprotocol in Sec-WebSocket-Protocol, one of {OFFERS}")
+
+
+_negotiator = ServerProtocol(select_subprotocol=select_subprotocol, logger=LOGGER)
+"""Accepts and rejects without remembering anything: to make one for each handshake took a third of its time."""
+
+
+def respond(request: Request) -> tuple[Response, Codec | None]:
+    """Answer an upgrade request.
+
+    Returns:
+        101 and the codec that the client chose; or what is wrong as a plain HTTP error, and None.
+    """
+    protocol = _negotiator
+    if urlsplit(request.path).path != PATH:
+        return protocol.reject(HTTPStatus.NOT_FOUND, f"There is no stream here; connect to {PATH}.\n"), None
+    versions = request.headers.get_all("Sec-WebSocket-Version")
+    if versions and versions != ["13"]:  # section 4.4
+        response = protocol.reject(HTTPStatus.UPGRADE_REQUIRED, "Only WebSocket version 13 is spoken here.\n")
+        response.headers["Sec-WebSocket-Version"] = "13"
+        return response, None
+    if len(request.headers.get_all("Host")) != 1:  # section 4.2.1, and RFC 9112 section 3.2
+        return protocol.reject(HTTPStatus.BAD_REQUEST, "Send one Host header.\n"), None
+    if "Transfer-Encoding" in request.headers or not set(request.headers.get_all("Content-Length")) <= {"0"}:
+        return protocol.reject(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body.\n"), None
+    response = protocol.accept(request)
+    if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS or protocol.subprotocol is None:
+        return response, None
+    return response, CODECS[protocol.subprotocol]
+
+
+def unavailable(reason: str, retry_after_s: int) -> Response:
+    """503: this pod does not take connections now."""
+    body = f"{reason}; come back in {retry_after_s} s.\n".encode()
+    headers = Headers(
+        {
+            "Connection": "close",
+            "Content-Length": str(len(body)),
+            "Content-Type": "text/plain; charset=utf-8",
+            "Retry-After": str(retry_after_s),
+        }
+    )
+    return Response(HTTPStatus.SERVICE_UNAVAILABLE, "Service Unavailable", headers, body)

@@ -1,0 +1,268 @@
+"""One stream connection: an asyncio protocol, without a task, a timer, a lock or a queue object of its own.
+
+`websockets`' sans-I/O protocol parses what the peer sends; input never raises, it yields a close code. What we send is
+a frame header and shared chunks, in one write. The transport's buffer has a high-water mark of 0: what the kernel does
+not take at once stops us, and the backlog stays in the outbox, where it can be conflated.
+"""
+
+import asyncio
+import os
+import struct
+
+from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
+
+from protos.codec import Codec, CodecError
+from protos.messages import CloseCode, Error
+from services.streamer.clients import Clients
+from services.streamer.handshake import LOGGER
+from streamer.session import DoClose, DoPing, DoSubscribe, DoUnsubscribe, Effect, Reply, Session
+
+PING = b"\x89\x00"
+NO_CODE = 1005
+ABNORMAL = 1006
+"""Neither is ever on the wire: a close frame without a code, and no close frame (RFC 6455 section 7.4.1)."""
+CONTROLS_MAX = 120
+"""Pings and pongs of the peer per heartbeat interval. Browsers send none, libraries one in 10 to 20 s."""
+FRAGMENTS_MAX = 64
+"""Frames of one message. A command has 4 KiB at most; nobody needs to send it byte by byte."""
+SLOW_REASON = "too slow: reconnect and resume, or subscribe to less"
+
+
+def text_frame(chunks: list[bytes]) -> bytes:
+    """An unmasked text frame, a whole message (RFC 6455 section 5.2)."""
+    return b"".join((_header(0x81, sum(map(len, chunks))), *chunks))
+
+
+def binary_frame(chunks: list[bytes]) -> bytes:
+    """As `text_frame`, binary."""
+    return b"".join((_header(0x82, sum(map(len, chunks))), *chunks))
+
+
+def _header(first: int, size: int) -> bytes:
+    if size < 126:
+        return bytes((first, size))
+    if size < 65_536:
+        return struct.pack("!BBH", first, 126, size)
+    return struct.pack("!BBQ", first, 127, size)
+
+
+class Connection(asyncio.Protocol):
+    """From the accepted handshake to the lost connection."""
+
+    __slots__ = (
+        "_clients",
+        "_codec",
+        "_controls",
+        "_fragments",
+        "_frame",
+        "_frames",
+        "_message",
+        "_outbox",
+        "_paused",
+        "_sent_code",
+        "_session",
+        "_transport",
+    )
+
+    def __init__(self, clients: Clients, codec: Codec, transport: asyncio.Transport) -> None:
+        hub = clients.hub
+        self._clients = clients
+        self._codec = codec
+        self._transport = transport
+        self._frame = binary_frame if codec.binary else text_frame
+        self._frames = Protocol(SERVER, state=OPEN, max_size=hub.limits.command_bytes_max, logger=LOGGER)
+        self._message = b""  # its fragments so far
+        self._fragments = 0
+        self._controls = 0  # since the last beat
+        self._paused = False
+        self._sent_code = 0  # of the close frame; when not 0, nothing more is sent or obeyed
+        self._outbox = hub.attach(codec)
+        self._session = Session(
+            os.urandom(12).hex(), hub.limits, hub, self._outbox.lanes.keys(), clients.clock.now_ns()
+        )
+
+    def open(self, head: bytes) -> None:
+        """Send the handshake response and, in the same write, the Welcome."""
+        self._transport.set_write_buffer_limits(high=0)
+        self._clients.opened(self._outbox, self)
+        for effect in self._session.open():
+            self._perform(effect, 0)
+        self._write(head + self._payload())
+
+    # ---- what the peer sends
+
+    def data_received(self, data: bytes) -> None:
+        frames = self._frames
+        frames.receive_data(data)
+        self._session.pong(self._clients.clock.now_ns())
+        for event in frames.events_received():
+            if not self._sent_code:
+                self._on_frame(event)  # type: ignore[arg-type]  # requests are parsed while connecting only
+        self._send_controls()
+        self.flush()
+
+    def _on_frame(self, event: Frame) -> None:
+        opcode = event.opcode
+        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            if (opcode is Opcode.BINARY) != self._codec.binary:
+                kind = "binary" if self._codec.binary else "text"
+                self.close(CloseCode.UNSUPPORTED_DATA, f"{self._codec.name} takes {kind} messages")
+            elif event.fin:
+                self._on_message(bytes(event.data))
+            else:
+                self._message, self._fragments = bytes(event.data), 1
+        elif opcode is Opcode.CONT:
+            self._on_continuation(event)
+        elif opcode is Opcode.PING or opcode is Opcode.PONG:
+            self._controls += 1
+            if self._controls > CONTROLS_MAX:
+                self.close(CloseCode.POLICY_VIOLATION, "too many pings")
+
+    def _on_continuation(self, event: Frame) -> None:
+        self._message += event.data
+        self._fragments += 1
+        if event.fin:
+            message, self._message = self._message, b""
+            self._on_message(message)
+        elif self._fragments >= FRAGMENTS_MAX:
+            self.close(CloseCode.POLICY_VIOLATION, f"a message has at most {FRAGMENTS_MAX} fragments")
+
+    def _on_message(self, data: bytes) -> None:
+        clients = self._clients
+        now_ns = clients.clock.now_ns()
+        if not self._codec.binary:
+            try:
+                data.decode()
+            except UnicodeDecodeError as error:
+                self.close(CloseCode.INVALID_PAYLOAD, f"{error.reason} at byte {error.start}")
+                return
+        try:
+            command = self._codec.decode_command(data)
+        except CodecError as error:
+            clients.commands["malformed"].inc()
+            effects = self._session.bad_command(now_ns, str(error))
+        else:
+            effects = self._session.receive(command, now_ns)
+            refused = any(isinstance(effect, Reply) and isinstance(effect.message, Error) for effect in effects)
+            clients.commands["refused" if refused else "accepted"].inc()
+        for effect in effects:
+            self._perform(effect, now_ns)
+        clients.wake()  # a new stream may be due earlier than what the flush loop waits for
+
+    def _perform(self, effect: Effect, now_ns: int) -> None:
+        outbox, hub = self._outbox, self._clients.hub
+        match effect:
+            case Reply(message):
+                outbox.reply(message)
+            case DoSubscribe(id=command_id, key=key, resume=resume, slow_policy=slow_policy):
+                hub.subscribe(outbox, key, resume, slow_policy, now_ns, command_id)
+            case DoUnsubscribe(id=command_id, stream=stream):
+                hub.unsubscribe(outbox, stream, command_id)
+            case DoPing():
+                self._write(PING)
+            case DoClose(code=code, reason=reason):
+                self.close(code, reason)
+
+    # ---- what we send
+
+    def flush(self) -> None:
+        """Write what waits, as far as the kernel takes it. A client judged too slow is closed."""
+        outbox = self._outbox
+        if outbox.close_code is not None:
+            self.close(outbox.close_code, SLOW_REASON)
+            return
+        while not (self._paused or self._sent_code):
+            payload = self._payload()
+            if not payload or self._transport.is_closing():
+                return
+            self._write(payload)
+
+    def _payload(self) -> bytes:
+        hub = self._clients.hub
+        return hub.payload(self._outbox, hub.limits.frame_bytes_max, self._frame)
+
+    def _write(self, data: bytes) -> None:
+        self._clients.sends += 1
+        self._clients.sent_bytes += len(data)
+        self._transport.write(data)
+
+    def _send_controls(self) -> None:
+        """Send the parser's answers: pongs, close frames, the end."""
+        frames = self._frames
+        if frames.state is OPEN:
+            if self._paused:  # a peer that pings and does not read gets one pong when it does (RFC 6455 section 5.5.3)
+                del frames.writes[:-1]
+                return
+        elif not self._sent_code:
+            self._sent_code = frames.close_sent.code if frames.close_sent is not None else NO_CODE
+            self._clients.detach(self._outbox)
+        writes = frames.data_to_send()
+        data = b"".join(writes)
+        if data:
+            self._write(data)
+        if writes and writes[-1] == SEND_EOF:
+            self._end()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._send_controls()
+        self.flush()
+
+    def beat(self) -> None:
+        """Ping the peer, or close it when it has not answered."""
+        if self._sent_code:
+            return
+        self._controls = 0
+        now_ns = self._clients.clock.now_ns()
+        if self._paused:  # it cannot see a ping now; the outbox judges a peer that does not read
+            self._session.pong(now_ns)
+        for effect in self._session.tick(now_ns):
+            if not (self._paused and isinstance(effect, DoPing)):
+                self._perform(effect, now_ns)
+
+    def drain(self, retry_after_ms: int) -> None:
+        """Announce that this server stops."""
+        for effect in self._session.drain(retry_after_ms):
+            self._perform(effect, 0)
+        self.flush()
+
+    # ---- the end
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Send what waits if the peer reads, then a close frame. The socket is aborted if that does not end in time."""
+        if self._sent_code:
+            return
+        if self._outbox.close_code is None:
+            self.flush()
+        self._sent_code = code
+        self._session.closed()
+        self._clients.detach(self._outbox)
+        self._clients.endings.start(self)
+        if self._frames.state is OPEN:
+            self._frames.send_close(code, reason)
+            self._send_controls()
+
+    def _end(self) -> None:
+        """The closing handshake is done, or the peer broke the protocol. To close with input unread would reset what we
+        sent away: half-close, and let the peer end it."""
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._clients.endings.start(self)
+        else:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """The time to close is over."""
+        self._sent_code = self._sent_code or ABNORMAL
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._sent_code = self._sent_code or ABNORMAL
+        self._session.closed()
+        self._clients.detach(self._outbox)
+        self._clients.closed(self, self._sent_code)
+        self._frames.parser.close()  # a generator that refers to its owner: only the collector would free the pair

@@ -1,0 +1,112 @@
+"""The flush loop: idle it costs nothing and waits for nothing, loaded it keeps to its share of the core."""
+
+import asyncio
+import time
+
+import pytest
+
+from protos.messages import BookUpdate, Channel, Subscribe
+from services.config import Settings
+from services.metrics import Metrics
+from services.streamer.app import limits_of
+from services.streamer.clients import Clients
+from services.streamer.clock import Clock
+from services.streamer.flush import Flusher
+from streamer.hub import Hub
+from streamer.outbox import Outbox
+from tests.support.endpoint import BTC, PROTO, Client, client, running
+
+
+class SlowHub(Hub):
+    """A hub whose flush takes a given time."""
+
+    seconds = 0.0
+    flushes = 0
+
+    def flush(self, now_ns: int) -> list[Outbox]:
+        self.flushes += 1
+        time.sleep(self.seconds)
+        return super().flush(now_ns)
+
+
+async def flushing(hub: SlowHub, settings: Settings, seconds: float, *, busy: bool) -> float:
+    """Run the loop for a while; returns flushes per second."""
+    metrics, clock = Metrics(), Clock()
+    flusher = Flusher(hub, settings, metrics, clock)
+    task = asyncio.create_task(flusher.run(Clients(hub, settings, metrics, clock, flusher.wake)))
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if busy:
+            flusher.wake()
+        await asyncio.sleep(0.0005 if busy else seconds)
+    task.cancel()
+    return hub.flushes / seconds
+
+
+async def test_idle_it_does_not_flush_at_all() -> None:
+    settings = Settings()
+    assert await flushing(SlowHub(limits_of(settings)), settings, 0.5, busy=False) == 0
+
+
+@pytest.mark.parametrize(("duty", "cost_ms"), [(0.6, 12), (0.2, 4), (0.6, 0)])
+async def test_under_load_flushes_take_their_share_and_no_more(duty: float, cost_ms: int) -> None:
+    settings = Settings(flush_duty_max=duty, flush_interval_min_ms=5)
+    hub = SlowHub(limits_of(settings))
+    hub.seconds = cost_ms / 1e3
+    rate = await flushing(hub, settings, 1.0, busy=True)
+    interval_ms = max(5 + cost_ms, cost_ms / duty)
+    assert rate <= 1e3 / interval_ms + 1
+    assert rate >= 1e3 / interval_ms * 0.5, "other work on this machine may slow it down, but not by half"
+
+
+async def test_slices_leave_the_event_loop_to_others() -> None:
+    async with running(flush_slice_clients=1) as rig:
+        order: list[str] = []
+
+        class Member:
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def flush(self) -> None:
+                order.append(self.name)
+                asyncio.get_running_loop().call_soon(order.append, f"turn after {self.name}")
+
+        for name in "ab":
+            outbox = rig.hub.attach(PROTO)
+            rig.endpoint.clients.members[outbox] = Member(name)  # type: ignore[assignment]
+            outbox.push(b"x")
+        rig.endpoint.flusher.wake()
+        await asyncio.sleep(0.05)
+        rig.endpoint.clients.members.clear()
+        first, second = (order[0], order[2])
+        assert order[:4] == [first, f"turn after {first}", second, f"turn after {second}"]
+
+
+async def _subscribed(one: Client) -> None:
+    await one.send(Subscribe(1, BTC, Channel.BOOK))
+    await one.until(BookUpdate)
+
+
+async def test_latency_is_measured_from_receipt_and_from_kafka_to_the_write() -> None:
+    async with running() as rig, client(rig) as one:
+        await _subscribed(one)
+        now_ns = time.time_ns()
+        rig.endpoint.flusher.applied(now_ns - 200_000_000, now_ns - 30_000_000)
+        rig.update()
+        await one.until(BookUpdate)
+        assert 100 <= rig.metrics.end_to_end.quantile_ms(0.5) <= 500
+        assert 25 <= rig.metrics.publish_to_send.quantile_ms(0.5) <= 100
+        assert rig.metrics.flush_duration.quantile_ms(0.99) > 0
+
+
+async def test_an_idle_streamer_sends_an_update_at_once() -> None:
+    async with running() as rig, client(rig) as one:
+        await _subscribed(one)
+        waits = []
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            started = time.perf_counter()
+            rig.update()
+            await one.until(BookUpdate)
+            waits.append(time.perf_counter() - started)
+        assert sorted(waits)[10] < 0.005
