@@ -1,0 +1,1 @@
+"""The other side of the wire: load generators that know only the protocol."""

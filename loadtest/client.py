@@ -1,0 +1,166 @@
+"""One WebSocket connection of a load test: an asyncio protocol without task or queue, so that 10,000 fit a process."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from loadtest.errors import LoadTestError
+from loadtest.wire import OP_BINARY, OP_CLOSE, OP_PING, OP_PONG, FrameReader, WireError, client_frame
+
+HANDSHAKE_BYTES_MAX = 16_384
+PORTS_PER_ADDRESS = 20_000
+"""Connections from one of our addresses to one port of the server: Linux has 28,000 ports for them by default."""
+
+
+class Watcher(Protocol):
+    """Who is told what happens on the connections."""
+
+    def opened(self, client: "LoadClient") -> None:
+        """The handshake is done."""
+
+    def frame(self, client: "LoadClient", payload: bytes) -> None:
+        """A binary frame came."""
+
+    def closed(self, client: "LoadClient", code: int) -> None:
+        """The connection ended; ``code`` as in RFC 6455 section 7.4, 1006 without a close frame, 0 before it opened."""
+
+
+class LoadClient(asyncio.Protocol):
+    """Handshake, frames, pongs. ``pause``/``resume`` stop reading, which is what a slow consumer is to a server."""
+
+    __slots__ = (
+        "_close_code",
+        "_hello",
+        "_open",
+        "_reader",
+        "_transport",
+        "_watcher",
+        "books",
+        "frames",
+        "index",
+        "received_bytes",
+    )
+
+    def __init__(self, index: int, hello: bytes, watcher: Watcher) -> None:
+        self.index = index
+        self.frames = 0
+        self.books = 0
+        self.received_bytes = 0
+        self._hello = hello
+        self._watcher = watcher
+        self._reader = FrameReader()
+        self._open = False
+        self._close_code = 0
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is not a subclass of asyncio's
+        self.send(self._hello)
+        self._hello = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.received_bytes += len(data)
+        if not self._open:
+            data = self._handshake(data)
+            if not self._open:
+                return
+        try:
+            for opcode, payload in self._reader.feed(data):
+                if opcode == OP_BINARY:
+                    self.frames += 1
+                    self._watcher.frame(self, payload)
+                else:
+                    self._on_control(opcode, payload)
+        except WireError:
+            self._close_code = 1002
+            self.abort()
+
+    def _handshake(self, data: bytes) -> bytes:
+        self._hello += data
+        head, found, rest = self._hello.partition(b"\r\n\r\n")
+        if found and head.startswith(b"HTTP/1.1 101"):
+            self._open = True
+            self._close_code = 1006
+            self._hello = b""
+            self._watcher.opened(self)
+            return rest
+        if found or len(self._hello) > HANDSHAKE_BYTES_MAX:
+            self.abort()
+        return b""
+
+    def _on_control(self, opcode: int, payload: bytes) -> None:
+        if opcode == OP_PING:
+            self.send(client_frame(OP_PONG, payload))
+        elif opcode == OP_CLOSE:
+            self._close_code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
+            self.send(client_frame(OP_CLOSE, payload[:2]))
+            if self._transport is not None:
+                self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._transport = None
+        self._watcher.closed(self, self._close_code)
+
+    @property
+    def connected(self) -> bool:
+        return self._transport is not None
+
+    def send(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def pause(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Cut the connection without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def connect_all(
+    host: str, port: int, clients: Sequence[LoadClient], receive_buffer: Callable[[int], int], *, at_once: int
+) -> None:
+    """Connect each client, ``at_once`` under way at a time.
+
+    Args:
+        receive_buffer: Says for each client the bytes of the kernel's buffer (SO_RCVBUF); 0 leaves it to the kernel.
+
+    Raises:
+        LoadTestError: The server refuses connections.
+    """
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(client: LoadClient) -> None:
+        async with gate:
+            await connect(host, port, client, receive_buffer(client.index))
+
+    await asyncio.gather(*(one(client) for client in clients))
+
+
+async def connect(host: str, port: int, client: LoadClient, receive_buffer: int = 0) -> None:
+    """Open the connection of one client, from one of 127.0.0.0/8 when there are more than one address has ports."""
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        address = client.index // PORTS_PER_ADDRESS
+        if address and host.startswith("127."):
+            sock.bind((f"127.0.0.{1 + address}", 0))
+        await loop.sock_connect(sock, (host, port))
+        await loop.create_connection(lambda: client, sock=sock)
+    except OSError as error:
+        sock.close()
+        raise LoadTestError(
+            f"cannot connect to {host}:{port}: {error.strerror or error}; is the server running?"
+        ) from None

@@ -1,0 +1,232 @@
+"""The publisher: a process of its own that writes updates when they are due, and stamps them with that time.
+
+    python -m loadtest.publisher '{"instruments": 200, "kafka": "127.0.0.1:9092", "topic": "depthcast.market"}'
+    python -m loadtest.publisher '{"instruments": 200, "broker": 9092, "topics": [...], "partitions": 8, "topic": ...}'
+    python -m loadtest.publisher '{"instruments": 200, "feed": 9100}'
+
+Open loop: update k of a run is due at start + k / rate, whatever the server does and however late we are. It is told
+what to do by lines of JSON on its standard input, and answers each with a line; the end of the input ends it.
+A generator inside the measured process starves it on its own core and makes its p99 ten times worse, hence a process.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter, deque
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaProducer
+
+from loadtest.broker import Broker
+from loadtest.histogram import Histogram
+from loadtest.instruments import SyntheticBook, market, names
+from loadtest.reference.feed import record
+from protos.codec import CODECS
+from protos.messages import MarketMessage
+from protos.records import encode_market
+from protos.topics import partition_for
+
+SENTINEL_NS = 0x1234_5678_9ABC_DEF0
+"""Stands for the due time in updates that are encoded ahead."""
+_SENTINEL = SENTINEL_NS.to_bytes(8, "little")
+AHEAD_MAX = 200_000
+"""Updates encoded before a run begins, about 30 MB: encoding costs 10 us, too much for the time when it counts."""
+TICK_S = 0.001
+FEED_PUBLISHED_NS = 1_000_000
+"""Reference servers do not stamp; chunks of the same length as depthcast's are stamped for them."""
+
+
+class Sink(Protocol):
+    """Where updates go."""
+
+    def encode(self, index: int, message: MarketMessage) -> bytes: ...
+
+    async def write(self, updates: list[tuple[int, bytes]]) -> None:
+        """Hand over (instrument, bytes) in order."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class KafkaSink:
+    """Records on the market topic, as ingest writes them."""
+
+    def __init__(self, bootstrap: str, topic: str, instruments: int) -> None:
+        self._topic = topic
+        self._keys = [name.encode() for name in names(instruments)]
+        self._partitions: list[int] = []
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap, acks="all", linger_ms=0, max_batch_size=262_144, max_request_size=4_194_304
+        )
+
+    async def start(self) -> None:
+        await self._producer.start()
+        count = len(await self._producer.partitions_for(self._topic))
+        self._partitions = [partition_for(key, count) for key in self._keys]
+
+    def encode(self, index: int, message: MarketMessage) -> bytes:  # noqa: ARG002
+        return encode_market(message)
+
+    async def write(self, updates: list[tuple[int, bytes]]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        for index, value in updates:
+            await self._producer.send(
+                self._topic, value, self._keys[index], partition=self._partitions[index], timestamp_ms=now_ms
+            )
+
+    async def close(self) -> None:
+        await self._producer.stop()
+
+
+class BrokerSink:
+    """Records on the market topic of a broker in this very process, see `loadtest.broker`."""
+
+    def __init__(self, port: int, topics: list[str], partitions: int, topic: str, instruments: int) -> None:
+        self._port = port
+        self._topic = topic
+        self._broker = Broker(topics, partitions)
+        self._keys = [name.encode() for name in names(instruments)]
+        self._partitions = [partition_for(key, partitions) for key in self._keys]
+
+    async def start(self) -> None:
+        await self._broker.start(self._port)
+
+    def encode(self, index: int, message: MarketMessage) -> bytes:  # noqa: ARG002
+        return encode_market(message)
+
+    async def write(self, updates: list[tuple[int, bytes]]) -> None:
+        records: dict[int, list[tuple[bytes, bytes]]] = {}
+        for index, value in updates:
+            records.setdefault(self._partitions[index], []).append((self._keys[index], value))
+        self._broker.append(self._topic, records)
+
+    async def close(self) -> None:
+        """It ends with the process."""
+
+
+class FeedSink:
+    """Records for a reference server: chunks of frames, the stream's number is the instrument's plus 1."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._codec = CODECS["depthcast.v1.proto"]
+        self._writer: asyncio.StreamWriter
+
+    async def start(self) -> None:
+        for _ in range(100):
+            with suppress(ConnectionRefusedError):
+                _, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+                return
+            await asyncio.sleep(0.05)
+        raise SystemExit(f"nobody takes the feed on port {self._port}")
+
+    def encode(self, index: int, message: MarketMessage) -> bytes:
+        message.stream = index + 1
+        message.ts_published_ns = message.ts_received_ns + FEED_PUBLISHED_NS
+        return record(index + 1, self._codec.encode(message, None))
+
+    async def write(self, updates: list[tuple[int, bytes]]) -> None:
+        self._writer.write(b"".join([data for _, data in updates]))
+        await self._writer.drain()
+
+    async def close(self) -> None:
+        self._writer.close()
+
+
+@dataclass(slots=True)
+class Run:
+    """What was published."""
+
+    published: list[int]
+    """Updates by instrument."""
+    started_ns: int
+    seconds: float
+    late_p99_ms: float
+    """How late the publisher itself was: this much of each latency is not the server's."""
+    late_max_ms: float
+
+
+class Publisher:
+    """Books, and the sink they are written to."""
+
+    def __init__(self, books: list[SyntheticBook], sink: Sink) -> None:
+        self._books = books
+        self._sink = sink
+        self._next = 0
+        self._ahead: deque[tuple[int, bytes]] = deque()
+
+    async def snapshots(self) -> None:
+        """Write the snapshot and the state of every instrument."""
+        now_ns = time.time_ns()
+        for book in self._books:
+            messages = (book.snapshot(now_ns), book.status(now_ns))
+            await self._sink.write([(book.index, self._sink.encode(book.index, message)) for message in messages])
+
+    def _encode(self) -> tuple[int, bytes]:
+        """The next delta; the instruments take turns."""
+        book = self._books[self._next]
+        self._next = (self._next + 1) % len(self._books)
+        return book.index, self._sink.encode(book.index, book.delta(SENTINEL_NS))
+
+    async def run(self, rate: float, seconds: float) -> Run:
+        """Publish ``rate`` updates a second for ``seconds``."""
+        total = round(rate * seconds)
+        ahead = self._ahead
+        while len(ahead) < min(total, AHEAD_MAX):
+            ahead.append(self._encode())
+        published: Counter[int] = Counter()
+        late = Histogram()
+        done, interval_ns = 0, 1e9 / rate
+        started_ns = time.time_ns()
+        while done < total:
+            now_ns = time.time_ns()
+            due = min(total, int((now_ns - started_ns) / interval_ns) + 1)
+            updates = []
+            for k in range(done, due):
+                index, data = ahead.popleft() if ahead else self._encode()
+                due_ns = started_ns + int(k * interval_ns)
+                updates.append((index, data.replace(_SENTINEL, due_ns.to_bytes(8, "little"), 1)))
+                late.record((now_ns - due_ns,))
+                published[index] += 1
+            done = due
+            if updates:
+                await self._sink.write(updates)
+            await asyncio.sleep(TICK_S)
+        took_s = (time.time_ns() - started_ns) / 1e9
+        return Run(
+            [published[book.index] for book in self._books],
+            started_ns,
+            took_s,
+            late.quantile_ms(0.99),
+            round(late.max / 1e6, 3),
+        )
+
+
+async def serve(options: dict[str, Any]) -> None:
+    """Obey the commands on standard input: ``{"rate": 5000, "seconds": 5}``."""
+    instruments = int(options["instruments"])
+    sink: KafkaSink | BrokerSink | FeedSink
+    if "broker" in options:
+        sink = BrokerSink(options["broker"], options["topics"], options["partitions"], options["topic"], instruments)
+    elif "kafka" in options:
+        sink = KafkaSink(options["kafka"], options["topic"], instruments)
+    else:
+        sink = FeedSink(options["feed"])
+    await sink.start()
+    publisher = Publisher(market(instruments, time.time_ns() // 1_000_000), sink)
+    await publisher.snapshots()
+    print(json.dumps({"instruments": instruments}), flush=True)
+    commands = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    while line := await commands.readline():
+        command = json.loads(line)
+        run = await publisher.run(command["rate"], command["seconds"])
+        print(json.dumps(asdict(run)), flush=True)
+    await sink.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(json.loads(sys.argv[1])))

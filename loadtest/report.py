@@ -1,0 +1,94 @@
+"""Results: a table for the terminal, JSON, and a Markdown report with a plot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 360, 60, 40
+_COLOURS = ("#1f6feb", "#d1242f", "#2da44e", "#9a6700", "#8250df")
+_HIDDEN = {"curve", "metrics", "references", "load", "cores", "checks"}
+
+
+def write_json(result: dict[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    columns = [result, *result.get("references", {}).values()]
+    names = [name for name in result if name not in _HIDDEN and not isinstance(result[name], dict | list)]
+    return [(name, *(_text(column.get(name, "")) for column in columns)) for name in names]
+
+
+def _text(value: object) -> str:
+    return f"{value:,.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def as_table(result: dict[str, Any]) -> str:
+    """Names on the left, one column per server."""
+    rows = _rows(result)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    checks = result.get("checks")
+    if checks:
+        lines.append(
+            f"checked {checks['clients']} clients: {checks['updates']} updates, "
+            f"{checks['digests_passed']} digests right, {checks['digests_failed']} wrong, "
+            f"{checks['broken_chains']} broken chains"
+        )
+    return "\n".join(lines)
+
+
+def write_report(result: dict[str, Any], file: Path) -> None:
+    """Markdown at ``file``, the plot of latencies beside it."""
+    columns = [result, *result.get("references", {}).values()]
+    header = ["", *(str(column.get("server", "")) for column in columns)]
+    lines = [f"# depthcast loadtest {result['scenario']}", ""]
+    if "load" in result:
+        lines += [", ".join(f"{name} {value}" for name, value in result["load"].items()), ""]
+    lines += [_markdown(header), _markdown(["---"] * len(header)), *(_markdown(list(row)) for row in _rows(result))]
+    curves = {str(column["server"]): column["curve"] for column in columns if column.get("curve")}
+    if curves:
+        plot = file.with_suffix(".svg")
+        plot.write_text(latency_plot(curves))
+        lines += ["", f"![latency by quantile]({plot.name})"]
+    file.write_text("\n".join(lines) + "\n")
+
+
+def _markdown(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def latency_plot(curves: dict[str, list[tuple[float, float]]]) -> str:
+    """An SVG: milliseconds over the quantile, on an axis of nines."""
+    top = max((ms for curve in curves.values() for _, ms in curve), default=1.0) * 1.05 or 1.0
+    right, bottom = _WIDTH - 20, _HEIGHT - _BOTTOM
+
+    def x(position: float) -> float:
+        return _LEFT + position / 4 * (right - _LEFT)
+
+    def y(ms: float) -> float:
+        return bottom - ms / top * (bottom - 20)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-size="12">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+    ]
+    for nines, label in enumerate(("0", "90 %", "99 %", "99.9 %", "99.99 %")):
+        parts.append(f'<line x1="{x(nines)}" y1="20" x2="{x(nines)}" y2="{bottom}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x(nines)}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
+    for step in range(5):
+        ms = top * step / 4
+        parts.append(f'<line x1="{_LEFT}" y1="{y(ms):.1f}" x2="{right}" y2="{y(ms):.1f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y(ms) + 4:.1f}" text-anchor="end">{ms:.3g} ms</text>')
+    for i, (name, curve) in enumerate(curves.items()):
+        points = " ".join(f"{x(step / 10):.1f},{y(ms):.1f}" for step, (_, ms) in enumerate(curve))
+        colour = _COLOURS[i % len(_COLOURS)]
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<text x="{_LEFT + 12}" y="{36 + 16 * i}" fill="{colour}">{name}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"

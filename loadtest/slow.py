@@ -1,0 +1,163 @@
+"""Slow and dead consumers among fast ones: what each gets, and whether every update is accounted for.
+
+The synthetic sequences are dense, so a client can say for itself how many updates a merged one stands for::
+
+    offered == delivered + conflated + lost with closed connections + unaccounted
+
+for every client that stayed connected, ``unaccounted`` must be 0.
+"""
+
+import asyncio
+from typing import Any
+
+from loadtest.client import LoadClient
+from loadtest.fanout import Load
+from loadtest.histogram import Histogram
+from loadtest.instruments import subscriptions
+from loadtest.progress import Progress
+from loadtest.servers import Publisher, Server, Target
+from loadtest.swarm import Swarm
+
+TURN_S = 0.05
+"""A slow client reads its share of the bytes once in each."""
+RECEIVE_BUFFER = 4_096
+"""Of slow and dead clients, so that the kernel hides little of what they do not read."""
+
+
+class MixedSwarm(Swarm):
+    """Client i is dead when ``i % 20 == 0`` and slow when ``i % 20`` is 1 to 4: 5 % and 20 %."""
+
+    def __init__(self, target: Target, wanted: list[list[int]], bytes_per_turn: int, *, all_fast: bool) -> None:
+        indices = range(len(wanted))
+        self.dead = [] if all_fast else [i for i in indices if i % 20 == 0]
+        self.slow = [] if all_fast else [i for i in indices if 1 <= i % 20 <= 4]
+        super().__init__(target, wanted, measured=0, checked=self.slow)
+        special = {*self.dead, *self.slow}
+        self.fast = [i for i in indices if i not in special]
+        self.latencies = {i: Histogram() for i in self.fast[:: max(1, len(self.fast) // 50)]}
+        self._slow = frozenset(self.slow)
+        self._bytes_per_turn = bytes_per_turn
+        self._until: dict[int, int] = {}
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def receive_buffer(self, index: int) -> int:
+        return RECEIVE_BUFFER if index in self._slow or index in self.dead else 0
+
+    def frame(self, client: LoadClient, payload: bytes) -> None:
+        super().frame(client, payload)
+        until = self._until.get(client.index)
+        if until is not None and client.received_bytes >= until:
+            client.pause()
+
+    def begin(self) -> None:
+        """From now on the dead do not read, and the slow read too little."""
+        for i in self.dead:
+            self.clients[i].pause()
+        self.tasks.append(asyncio.create_task(self._turn(), name="slow-readers"))
+
+    async def _turn(self) -> None:
+        while True:
+            for i in self.slow:
+                client = self.clients[i]
+                until = self._until.get(i, client.received_bytes) + self._bytes_per_turn
+                self._until[i] = until
+                if client.received_bytes < until:  # what was read beyond a share counts against the next
+                    client.resume()
+            await asyncio.sleep(TURN_S)
+
+    async def end(self) -> None:
+        """The slow read what waits for them; the dead read to learn how they ended."""
+        for task in self.tasks:
+            task.cancel()
+        self._until.clear()
+        for i in (*self.slow, *self.dead):
+            self.clients[i].resume()
+
+
+async def measure_slow(server: Server, load: Load) -> dict[str, Any]:
+    """The same load twice: all clients fast, then 5 % dead and 20 % slow."""
+    load.check()
+    try:
+        target, publisher = await server.start(load.instruments)
+        alone = await _run(target, publisher, load, all_fast=True)
+        mixed = await _run(target, publisher, load, all_fast=False)
+    finally:
+        await server.stop()
+    ratio = mixed["fast_p99_ms"] / max(0.001, alone["fast_p99_ms"])
+    return {
+        "scenario": "slow",
+        "server": target.name,
+        **mixed,
+        "fast_p99_alone_ms": alone["fast_p99_ms"],
+        "fast_p99_ratio": round(ratio, 2),
+    }
+
+
+async def _run(target: Target, publisher: Publisher, load: Load, *, all_fast: bool) -> dict[str, Any]:
+    needed = load.rate * load.per_client / load.instruments * 55  # bytes/s of a client, about
+    wanted = subscriptions(load.clients, load.instruments, load.per_client)
+    swarm = MixedSwarm(target, wanted, int(needed / 2 * TURN_S), all_fast=all_fast)
+    progress = Progress(swarm.progress)
+    try:
+        await swarm.connect()
+        await swarm.settle()
+        swarm.reset()
+        before = await target.metrics()
+        rss_before = target.usage().rss_kib
+        swarm.begin()
+        run = await publisher.run(load.rate, load.seconds)
+        rss_after = target.usage().rss_kib
+        await swarm.end()
+        await swarm.settle()
+        after = await target.metrics()
+        result = account(swarm, run["published"])
+        result["server"] = {name: value - before.get(name, 0) for name, value in after.items() if _is_account(name)}
+        result["server_rss_growth_kib"] = rss_after - rss_before
+        return result
+    finally:
+        progress.stop()
+        await swarm.close()
+
+
+def _is_account(name: str) -> bool:
+    prefixes = ("updates_sent_total", "conflated_total", "skipped_total", "lost_total", "disconnects_total")
+    return name.startswith(tuple(f"depthcast_{prefix}" for prefix in prefixes))
+
+
+def account(swarm: MixedSwarm, published: list[int]) -> dict[str, Any]:
+    """Where every update went, by what the clients saw."""
+    offered = delivered = conflated = lost_closed = unaccounted = 0
+    fast_lost = 0
+    for client in swarm.clients:
+        expected = sum(published[i] for i in swarm.wanted[client.index])
+        checker = swarm.checkers.get(client.index)
+        got = checker.delivered if checker is not None else client.books
+        merged = checker.conflated if checker is not None else 0
+        offered += expected
+        if not client.connected:
+            got = min(got, expected)  # of a dead client, the merged ones count as one each
+            lost_closed += expected - got - merged
+        else:
+            unaccounted += expected - got - merged
+        delivered += got
+        conflated += merged
+        if client.index not in swarm.dead and client.index not in swarm.slow:
+            fast_lost += expected - got
+    latencies = swarm.pooled()
+    return {
+        "clients": {"fast": len(swarm.fast), "slow": len(swarm.slow), "dead": len(swarm.dead)},
+        "offered": offered,
+        "delivered": delivered,
+        "conflated": conflated,
+        "lost_with_closed": lost_closed,
+        "unaccounted": unaccounted,
+        "fast_lost": fast_lost,
+        "closed": {str(code): count for code, count in swarm.closed_by.items()},
+        "dead_closed": sum(not swarm.clients[i].connected for i in swarm.dead),
+        "slow_closed": sum(not swarm.clients[i].connected for i in swarm.slow),
+        "fast_p50_ms": latencies.quantile_ms(0.5),
+        "fast_p99_ms": latencies.quantile_ms(0.99),
+        "digests_passed": swarm.checks.digests_passed,
+        "digests_failed": swarm.checks.digests_failed,
+        "broken_chains": swarm.checks.broken_chains,
+    }

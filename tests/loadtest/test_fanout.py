@@ -1,0 +1,89 @@
+"""Short real runs: the streamer and the references as processes, twenty clients. Nothing is lost, all adds up."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtest.churn import measure_churn, measure_storm
+from loadtest.connect import measure_connections
+from loadtest.errors import LoadTestError
+from loadtest.fanout import Load, compare, measure
+from loadtest.report import write_json, write_report
+from loadtest.servers import Depthcast, Reference, Running, Server, has_compiler
+from loadtest.slow import measure_slow
+
+LOAD = Load(clients=20, instruments=10, per_client=5, rate=200, seconds=1)
+CONTRACT = (
+    *("deliveries_per_s", "expected_per_s", "lost", "p50_ms", "p99_ms", "p999_ms", "max_ms"),
+    *("server_cpu_s_per_million", "reference_cpu_s_per_million", "ratio", "server_rss_mib", "frames_per_send"),
+)
+
+
+async def test_the_streamer_delivers_all_beside_a_reference_and_reports_it(tmp_path: Path) -> None:
+    result = await compare(Depthcast(environment={"DEPTHCAST_DIGEST_INTERVAL_MS": "300"}), LOAD, ["broadcast"])
+    assert (result["lost"], result["closed"]) == (0, {})
+    assert result["expected_per_s"] == LOAD.rate * LOAD.clients * LOAD.per_client / LOAD.instruments
+    assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["p999_ms"] <= result["max_ms"] < 5_000
+    checks = result["checks"]
+    assert checks["digests_passed"] > 0
+    assert (checks["digests_failed"], checks["broken_chains"], checks["errors"]) == (0, 0, [])
+    assert result["references"]["broadcast"]["lost"] == 0
+    write_json(result, tmp_path / "result.json")
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert set(CONTRACT) <= set(written)
+    write_report(result, tmp_path / "result.md")
+    assert "result.svg" in (tmp_path / "result.md").read_text()
+    assert (tmp_path / "result.svg").read_text().startswith("<svg")
+
+
+REFERENCES = [
+    pytest.param(Reference("naive"), id="naive"),
+    pytest.param(Reference("c"), id="c", marks=pytest.mark.skipif(not has_compiler(), reason="there is no C compiler")),
+]
+
+
+@pytest.mark.parametrize("server", REFERENCES)
+async def test_a_reference_delivers_all(server: Server) -> None:
+    result = await measure(server, LOAD)
+    assert result.lost == 0
+    assert result.deliveries_per_s == pytest.approx(result.expected_per_s, rel=0.5)
+
+
+async def test_connections_are_weighed() -> None:
+    result = await measure_connections(Depthcast(), clients=300, instruments=10, per_client=1)
+    assert 1 < result["kib_per_connection"] < 40
+    assert result["connects_per_s"] > 50
+
+
+async def test_every_update_of_slow_and_dead_clients_is_accounted_for() -> None:
+    environment = {
+        "DEPTHCAST_OUTBOX_SOFT_BYTES": "8192",
+        "DEPTHCAST_OUTBOX_HARD_BYTES": "32768",
+        "DEPTHCAST_OUTBOX_STALL_MS": "1500",
+    }
+    result = await measure_slow(Depthcast(environment=environment), Load(20, 20, 20, 2_000, 4))
+    assert (result["unaccounted"], result["fast_lost"], result["slow_closed"]) == (0, 0, 0)
+    assert result["dead_closed"] == 1
+    assert result["conflated"] > 0
+    assert result["offered"] == result["delivered"] + result["conflated"] + result["lost_with_closed"]
+    assert (result["digests_failed"], result["broken_chains"]) == (0, 0)
+
+
+async def test_churn_and_storm_leave_nothing_behind() -> None:
+    load = Load(clients=50, instruments=10, per_client=2, rate=200, seconds=2)
+    result = await measure_churn(Depthcast(), load, 20, "churn")
+    assert result["replaced"] >= 30
+    assert result["files_left"] <= 1
+    assert (result["digests_failed"], result["broken_chains"]) == (0, 0)
+    result = await measure_storm(Depthcast(), load)
+    assert (result["closed"], result["digests_failed"], result["broken_chains"]) == ({}, 0, 0)
+
+
+async def test_what_cannot_be_is_said_in_one_line() -> None:
+    with pytest.raises(LoadTestError, match="only 10 instruments"):
+        await measure(Depthcast(), Load(1, 10, 11, 1, 1))
+    with pytest.raises(LoadTestError, match="ws://HOST:PORT"):
+        await Running("http://127.0.0.1", {"feed": 1}).start(1)
+    with pytest.raises(LoadTestError, match="say one of c, naive"):
+        await compare(Depthcast(), LOAD, ["rust"])
