@@ -1,0 +1,45 @@
+"""What the benchmarks share: where the captures are, one row of the table, a real Kafka on one core."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.kafka_server import RealBroker
+
+CAPTURES = Path(os.environ.get("DEPTHCAST_CAPTURES", Path(__file__).parents[3] / "shared" / "data"))
+SERVER_CORE, OTHER_CORE = {0}, {max(os.sched_getaffinity(0))}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure: what, how much, how much it must be, whether it is."""
+
+    what: str
+    figure: str
+    must: str
+    good: bool
+
+
+@contextmanager
+def pinned(cores: set[int]) -> Iterator[None]:
+    """This process, and all that it starts meanwhile, on these cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def kafka(cores: set[int] | None = None) -> Iterator[str]:
+    """A real Kafka with its compilers on; gives its bootstrap address."""
+    broker = RealBroker(java=("-Xms1g", "-Xmx1g"))
+    with pinned(cores or os.sched_getaffinity(0)):
+        broker.start()
+    try:
+        yield broker.bootstrap
+    finally:
+        broker.stop()
