@@ -1,0 +1,47 @@
+"""Fixtures for all tests: the brokers."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from services.broker import EmbeddedBroker
+from tests.support.brokers import TestBroker
+from tests.support.kafka_server import RealBroker, missing
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[RealBroker]:
+    """A real Kafka of one node, started once. Where there is no Java: skipped; in CI that is a failure."""
+    if reason := missing():
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    server = RealBroker()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def embedded() -> Iterator[TestBroker]:
+    """A fresh embedded broker."""
+    server = EmbeddedBroker()
+    server.start()
+    yield TestBroker("embedded", server)
+    server.stop()
+
+
+@pytest.fixture
+def kafka(kafka_server: RealBroker) -> TestBroker:
+    """The real Kafka; mark the test with ``kafka``."""
+    return TestBroker("kafka", kafka_server)
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def broker(request: pytest.FixtureRequest) -> TestBroker:
+    """Both, one after the other."""
+    found: TestBroker = request.getfixturevalue(request.param)
+    return found
