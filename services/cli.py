@@ -175,7 +175,7 @@ def verify(file: Capture, feed: Feed, as_json: AsJson = False, kafka: Kafka = ""
 def watch(
     instrument: Annotated[str, typer.Argument(help="As in binance:spot:BTCUSDT.")],
     url: Annotated[str, typer.Option(help="Address of a streamer.")] = "",
-    depth: Annotated[int, typer.Option(help="Levels of each side: 1, 10, 20, 50, 200 or 0 for all.")] = 20,
+    depth: Annotated[int, typer.Option(min=0, help="Levels of each side: 1, 10, 20, 50, 200 or 0 for all.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print messages, one JSON object per line.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Print the book and exit.")] = False,
 ) -> None:

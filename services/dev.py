@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from protos.topics import Topics
 from services.config import Settings
 from services.errors import UserError
 from services.feed.files import Captured, read_capture
-from services.feed.replay import Replay
+from services.feed.replay import Replay, check_found
 from services.kafka import Producer
 from services.probe import Probe
 from services.stack import Stack, free_port
@@ -59,33 +60,43 @@ async def run_dev(
     Raises:
         UserError: A part could not start, or ended.
     """
-    capture = read_capture(replay, feed) if replay else None
+    capture = read_capture(replay, feed) if replay else iter(())
     _say(f"starting ingest and a streamer on {f'Kafka at {kafka}' if kafka else 'an embedded Kafka broker'} ...")
     async with Stack(settings, kafka or None, _DEMO_ENVIRONMENT) as stack:
         watched = asyncio.Event()
-        if capture is None:
+        if replay is None:
             await stack.spawn(f"feed simulate --symbols {symbols} --rate {rate} --seed {seed}", free_port())
             feeding = asyncio.get_running_loop().create_future()  # never ends by itself
         else:
-            feeding = asyncio.ensure_future(_replay(stack, capture, speed, watched))
-        instruments = await _instruments(stack, feeding)
-        probe = Probe(stack.url)
-        channels = ((Channel.RAW, 0), (Channel.BOOK, DEPTH), (Channel.TRADES, 0), (Channel.BBO, 0))
-        await probe.start([(name, channel, depth) for name in instruments for channel, depth in channels])
-        watched.set()
-        _banner(stack, instruments)
+            feeding = asyncio.ensure_future(_replay(stack, replay, feed, capture, speed, watched))
         try:
-            await _watch(stack, probe, seconds, feeding)
-            result = await _result(stack, probe)
+            result = await _follow(stack, seconds, feeding, watched)
         finally:
             feeding.cancel()
-            await probe.stop()
+            await asyncio.gather(feeding, return_exceptions=True)  # while there is a broker to say goodbye to
     print(json.dumps(result))  # noqa: T201 - the command's result
 
 
-async def _replay(stack: Stack, capture: Iterator[Captured], speed: float, watched: asyncio.Event) -> None:
-    """Feed a capture: its beginning, and the rest once it is watched; never further ahead of ingest than the embedded
-    broker remembers."""
+async def _follow(stack: Stack, seconds: float, feeding: Feeding, watched: asyncio.Event) -> dict[str, Any]:
+    """Watch what is fed, to the end; sets ``watched`` when all is subscribed to. Returns the result."""
+    instruments = await _instruments(stack, feeding)
+    probe = Probe(stack.url)
+    channels = ((Channel.RAW, 0), (Channel.BOOK, DEPTH), (Channel.TRADES, 0), (Channel.BBO, 0))
+    try:
+        await probe.start([(name, channel, depth) for name in instruments for channel, depth in channels])
+        watched.set()
+        _banner(stack, instruments)
+        await _watch(stack, probe, seconds, feeding)
+        return await _result(stack, probe)
+    finally:
+        await probe.stop()
+
+
+async def _replay(
+    stack: Stack, path: Path, feed: str, capture: Iterator[Captured], speed: float, watched: asyncio.Event
+) -> None:
+    """Feed a capture of ``feed`` at ``path``: its beginning, and the rest once it is watched; never further ahead of
+    ingest than the embedded broker remembers."""
     settings, topics = stack.settings, Topics(stack.settings.topic_prefix)
     name = f"depthcast_kafka_records_total{{topic={topics.ticks}}}"
     before = (await stack.ingest.metrics()).get(name, 0.0)
@@ -103,6 +114,7 @@ async def _replay(stack: Stack, capture: Iterator[Captured], speed: float, watch
         while not replay.counts.records and read < replay.counts.messages:
             read = replay.counts.messages
             await replay.run(islice(capture, BEGINNING_MESSAGES))
+        check_found(replay.counts, path, feed)
         await watched.wait()
         await replay.run(capture)
     finally:
@@ -129,7 +141,7 @@ async def _instruments(stack: Stack, feeding: Feeding) -> list[str]:
 
 def _banner(stack: Stack, instruments: list[str]) -> None:
     name = shlex.quote(instruments[0])
-    command = "depthcast" if sys.argv[0].endswith("depthcast") else ".venv/bin/depthcast"
+    command = own_name()
     port = "" if stack.settings.http_port == 8080 else f" --url {stack.url}"
     _say(
         f"\n  Live order books:  {stack.http_url}/\n\n"
@@ -139,6 +151,15 @@ def _banner(stack: Stack, instruments: list[str]) -> None:
         f"    curl http://127.0.0.1:{stack.streamer.admin_port}/metrics | grep depthcast_end_to_end\n\n"
         f"  Logs: {stack.directory}    Stop: Ctrl-C\n"
     )
+
+
+def own_name() -> str:
+    """What to type to run this program again: it is often not on the PATH."""
+    program = Path(sys.argv[0])
+    if program.name != "depthcast":
+        return "python -m services"
+    found = shutil.which("depthcast")
+    return "depthcast" if found and program.exists() and Path(found).samefile(program) else str(program)
 
 
 def _check(stack: Stack, feeding: Feeding) -> None:

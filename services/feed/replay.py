@@ -154,6 +154,12 @@ class Replay:
             await asyncio.sleep(_POLL_S)
 
 
+def check_found(counts: Replayed, path: Path, feed: str) -> None:
+    """Raises UserError where a whole capture gave no record."""
+    if not counts.records:
+        raise UserError(f"none of the {counts.messages} messages in {path} is market data of {feed}: is --feed right?")
+
+
 async def run_replay(settings: Settings, path: Path, feed: str, speed: float) -> None:
     """Replay a capture as if its messages were received now.
 
@@ -176,7 +182,6 @@ async def run_replay(settings: Settings, path: Path, feed: str, speed: float) ->
         counts = await replay.run(capture)
     finally:
         await producer.stop()
-    if not counts.records:
-        raise UserError(f"none of the {counts.messages} messages in {path} is market data of {feed}: is --feed right?")
+    check_found(counts, path, feed)
     line = f"{counts.messages} messages gave {counts.records} records; {counts.unusable} could not be used"
     Console().print(line, highlight=False)
