@@ -186,7 +186,9 @@ class Watcher:
     Attributes:
         views: Of books, after each message.
         positions: Of everything, by channel and instrument, in the order received.
-        faults: What must not happen: broken chains, gaps, failed digests, refusals.
+        faults: What must not happen without a fault: broken chains, gaps, failed digests, refusals.
+        jumps: What must never happen: those of ``faults`` that the server did not announce.
+        latencies: When each update came (monotonic clock), and seconds since the feed had it.
         resumed: Of each subscription that was accepted: its instrument, and whether it continued.
     """
 
@@ -198,6 +200,8 @@ class Watcher:
         self.views: list[View] = []
         self.positions: defaultdict[tuple[Channel, str], list[tuple[int, int]]] = defaultdict(list)
         self.faults: list[str] = []
+        self.jumps: list[str] = []
+        self.latencies: list[tuple[float, float]] = []
         self.resumed: list[tuple[str, bool]] = []
         self.disconnects = 0
         self.digests = 0
@@ -226,15 +230,20 @@ class Watcher:
             elif isinstance(event, DigestChecked):
                 self.digests += 1
                 if not event.passed:
-                    self.faults.append(f"digest of {event.subscription.key} at {event.seq} failed")
+                    self.jumps.append(f"digest of {event.subscription.key} at {event.seq} failed")
+                    self.faults.append(self.jumps[-1])
             elif isinstance(event, Noticed):
                 self._noticed(event.notice)
             elif isinstance(event, BrokenChain | Refused) or (
                 isinstance(event, StateChanged) and event.state is StreamState.GAPPED
             ):
                 self.faults.append(str(event))
+                if isinstance(event, BrokenChain):
+                    self.jumps.append(str(event))
 
     def _updated(self, subscription: Subscription, message: MarketMessage) -> None:
+        if not message.flags & (Flag.SNAPSHOT | Flag.CONFLATED):  # those tell of older things
+            self.latencies.append((time.monotonic(), (time.time_ns() - message.ts_received_ns) / 1e9))
         self.positions[subscription.channel, subscription.instrument].append((message.epoch, message.seq))
         if subscription.channel is Channel.BOOK:
             self.views.append(
