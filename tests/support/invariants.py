@@ -12,8 +12,9 @@ recomputed on the way. docs/guarantees.md says which test shows which promise.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -24,7 +25,8 @@ from protos.topics import Topics
 from services.config import Settings
 from services.kafka import Record
 from services.stack import Child, Stack
-from tests.support.scenario import Feed, Truth, Watcher, at_end, read_topic, until
+from tests.support.captures import Tick
+from tests.support.scenario import Feed, Truth, Wanted, Watcher, at_end, mixed, read_topic, stack_on, until
 
 GROWTH_MB_MAX = 64
 """Of a process's memory from the first look at it: more than any buffer may take, less than a leak takes in a test."""
@@ -64,7 +66,7 @@ def _channel(update: MarketMessage) -> Channel:
 
 
 class Invariants:
-    """Of one running system: its stack, the feed that writes its ticks, its clients. Watches memory while it is open."""
+    """Of one running system: its stack, the feed that writes its ticks, its clients. Looks at memory while open."""
 
     def __init__(self, stack: Stack, feed: Feed, *clients: Watcher) -> None:
         self.stack, self.feed, self.clients = stack, feed, clients
@@ -174,3 +176,33 @@ def check_latency(client: Watcher, began_s: float, fault_s: float, ended_s: floa
     before, during = p99_s(client, began_s, fault_s), p99_s(client, fault_s, ended_s)
     bound = P99_FACTOR * max(before, P99_FLOOR_S)
     assert during <= bound, f"I5: 99 % within {during:.3f} s during the fault, {before:.3f} s before"
+
+
+STREAMS = ((Channel.RAW, 0, 0), (Channel.BOOK, 10, 0), (Channel.TRADES, 0, 0))
+
+
+@dataclass
+class Scene:
+    """A running system with one client on everything, and the checker."""
+
+    stack: Stack
+    feed: Feed
+    client: Watcher
+    invariants: Invariants
+
+
+@asynccontextmanager
+async def scene(
+    kafka: str, ticks: list[Tick] | None = None, *, partitions: int = 2, rate_per_s: int = 300, **environment: int
+) -> AsyncIterator[Scene]:
+    """Start it on a real Kafka; the first ticks are sent, the client is subscribed. ``environment``: as `stack_on`."""
+    stack = stack_on(kafka, partitions, **environment)
+    async with (
+        stack,
+        Feed(stack.settings, ticks or mixed(binance_spot=6_000, kraken=2_561, okx=392), rate_per_s) as feed,
+    ):
+        await feed.begin(stack)
+        wanted: list[Wanted] = [(name, *stream) for name in feed.instruments for stream in STREAMS]
+        async with Watcher(stack.url, wanted) as client, Invariants(stack, feed, client) as invariants:
+            await until(lambda: len(client.resumed) >= len(wanted), "subscribed")
+            yield Scene(stack, feed, client, invariants)

@@ -200,13 +200,17 @@ class RealBroker:
             RuntimeError: Kafka does not come up; the message has the end of its log.
         """
         for node in self.nodes:
-            node.configure(self.nodes, self._properties)
+            node.configure(self.nodes, self.properties_of(node))
         for node in self.nodes:
             node.format()
         for node in self.nodes:
             node.start(self._java)
         self.ready()
         return self.bootstrap
+
+    def properties_of(self, node: _Node) -> dict[str, str]:  # noqa: ARG002
+        """Further lines of this node's server.properties."""
+        return self._properties
 
     def ready(self) -> None:
         """Wait until every started node is a member of the cluster."""

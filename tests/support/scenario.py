@@ -65,11 +65,11 @@ _CHANNEL_OF = {
 }
 
 
-def stack_on(kafka: str | None, **environment: int) -> Stack:
+def stack_on(kafka: str | None, partitions: int = 2, **environment: int) -> Stack:
     """A system with topics of its own, not started. A worker's partitions are free 1.5 s after it died."""
     name = TestBroker.name("test")
     settings = load_settings().model_copy(
-        update={"topic_prefix": name, "ingest_group": name, "http_port": 0, "admin_port": 0, "partitions": 2}
+        update={"topic_prefix": name, "ingest_group": name, "http_port": 0, "admin_port": 0, "partitions": partitions}
     )
     wanted = {
         "kafka_session_timeout_ms": 1_500,
