@@ -76,9 +76,9 @@ async def measure_churn(server: Server, load: Load, per_s: float, scenario: str)
             "rss_last_mib": round(samples[-1][1] / 1024, 2),
             "rss_slope_kib_per_minute": round(60 * slope(samples[len(samples) // 4 :]), 2),
             "files_left": (descriptors(target.pid) if target.pid else 0) - idle_files,
-            "digests_passed": swarm.checks.digests_passed,
-            "digests_failed": swarm.checks.digests_failed,
-            "broken_chains": swarm.checks.broken_chains,
+            "digests_passed": swarm.checks().digests_passed,
+            "digests_failed": swarm.checks().digests_failed,
+            "broken_chains": swarm.checks().broken_chains,
             "rss_samples_kib": samples,
         }
     finally:
@@ -132,9 +132,9 @@ async def measure_storm(server: Server, load: Load) -> dict[str, Any]:
             "connects_per_s": round(load.clients / second_s, 1),
             "seconds_when_calm": round(first_s, 3),
             "server_cpu_ms_per_connection": round(1e3 * (after.cpu_s - before.cpu_s) / load.clients, 3),
-            "digests_passed": second.checks.digests_passed,
-            "digests_failed": second.checks.digests_failed,
-            "broken_chains": second.checks.broken_chains,
+            "digests_passed": second.checks().digests_passed,
+            "digests_failed": second.checks().digests_failed,
+            "broken_chains": second.checks().broken_chains,
             "closed": {str(code): count for code, count in second.closed_by.items()},
         }
         await second.close()

@@ -128,7 +128,7 @@ async def _window(target: Target, load: Load, publisher: Publisher, swarm: Swarm
         publisher_late_p99_ms=run["late_p99_ms"],
         generator_cpu_percent=round(100 * (time.process_time() - own) / took_s, 1),
         closed={str(code): count for code, count in swarm.closed_by.items()},
-        checks={**asdict(swarm.checks), "clients": len(swarm.checkers)},
+        checks={**asdict(swarm.checks()), "clients": len(swarm.checkers)},
         metrics={name: value for name, value in grown.items() if name.startswith("depthcast_") and value},
         curve=swarm.pooled().curve_ms(),
     )

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import shutil
 import socket
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ import httpx
 
 from loadtest.errors import LoadTestError
 from loadtest.processes import ROOT, Child, Usage, cores, python, usage
+from loadtest.scanner import compile_c, has_compiler
 
 REFERENCES = ("c", "naive", "broadcast")
 PREFIX = "depthcast-loadtest"
@@ -220,10 +219,6 @@ class Running:
             await self._publisher.stop()
 
 
-def has_compiler() -> bool:
-    return shutil.which("cc") is not None
-
-
 def compile_floor(directory: Path) -> Path:
     """Build the C program of `loadtest/reference`.
 
@@ -233,10 +228,7 @@ def compile_floor(directory: Path) -> Path:
     if not has_compiler():
         raise LoadTestError("--reference c needs a C compiler named cc; install one, or leave the reference out")
     program = directory / "floor"
-    source = ROOT / "loadtest" / "reference" / "floor.c"
-    done = subprocess.run(["cc", "-O2", "-o", str(program), str(source)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LoadTestError(f"cc could not compile {source}: {done.stderr.strip().splitlines()[-1]}")
+    compile_c(ROOT / "loadtest" / "reference" / "floor.c", program)
     return program
 
 

@@ -126,6 +126,7 @@ def _is_account(name: str) -> bool:
 
 def account(swarm: MixedSwarm, published: list[int]) -> dict[str, Any]:
     """Where every update went, by what the clients saw."""
+    checks = swarm.checks()
     offered = delivered = conflated = lost_closed = unaccounted = 0
     fast_lost = 0
     for client in swarm.clients:
@@ -157,7 +158,7 @@ def account(swarm: MixedSwarm, published: list[int]) -> dict[str, Any]:
         "slow_closed": sum(not swarm.clients[i].connected for i in swarm.slow),
         "fast_p50_ms": latencies.quantile_ms(0.5),
         "fast_p99_ms": latencies.quantile_ms(0.99),
-        "digests_passed": swarm.checks.digests_passed,
-        "digests_failed": swarm.checks.digests_failed,
-        "broken_chains": swarm.checks.broken_chains,
+        "digests_passed": checks.digests_passed,
+        "digests_failed": checks.digests_failed,
+        "broken_chains": checks.broken_chains,
     }

@@ -1,11 +1,13 @@
 """Many clients on one event loop: who counts, who measures, who checks.
 
-All clients count book updates, by chunk boundaries. Measuring decodes the due time of each update, and checking decodes
-everything; so that the generator's core is never the bottleneck, only some clients do either, evenly spread.
+All clients count book updates, and all or many of them take latencies, see `loadtest.scanner`. Checking decodes
+everything; so that the generator's core is never the bottleneck, only some clients do that, evenly spread, and mostly
+when the measured time is over.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from loadtest.checker import Checker, Checks
@@ -14,14 +16,15 @@ from loadtest.errors import LoadTestError
 from loadtest.histogram import Histogram
 from loadtest.instruments import names
 from loadtest.processes import raise_descriptor_limit
+from loadtest.scanner import scanner
 from loadtest.servers import Target
-from loadtest.wire import OP_BINARY, books, client_frame, count_books, due_ns, handshake
+from loadtest.wire import OP_BINARY, client_frame, handshake
 from protos.codec import CODECS
 from protos.messages import Channel, SlowPolicy, Subscribe
 
-MEASURED = 100
 CHECKED = 5
-_CACHED_MAX = 20_000
+UNCHECKED_BYTES = 64 << 20
+"""What checked clients have received waits up to this, so that a short run is checked after it."""
 _QUIET_S = 0.3
 """Nothing came for so long: everything has come."""
 _CONNECT_S = 120.0
@@ -33,7 +36,7 @@ class Swarm:
     Args:
         wanted: For each client, the instruments it subscribes to.
         channel, depth, interval_ms: Of every subscription.
-        measured: How many clients take latencies.
+        measured: How many clients take latencies; as many as the scanner can by default.
         checked: How many clients, or which, check chains and digests; only of depthcast.
     """
 
@@ -45,7 +48,7 @@ class Swarm:
         channel: Channel = Channel.BOOK,
         depth: int = 0,
         interval_ms: int = 0,
-        measured: int = MEASURED,
+        measured: int | None = None,
         checked: int | Sequence[int] = CHECKED,
     ) -> None:
         self.target = target
@@ -53,16 +56,19 @@ class Swarm:
         self._subscription = (channel, depth, interval_ms)
         self._names = names(1 + max((max(mine, default=0) for mine in wanted), default=0))
         self.clients = [LoadClient(i, self._hello(i), self) for i in range(len(wanted))]
+        self._scan = scanner().scan
+        measured = scanner().measured_max if measured is None else measured
         self.latencies = {i: Histogram() for i in _spread(len(wanted), measured)}
-        self.checks = Checks()
+        self._checks = Checks()
+        self._unchecked: deque[tuple[Checker, bytes]] = deque()
+        self._unchecked_bytes = 0
         spread = _spread(len(wanted), checked) if isinstance(checked, int) else checked
-        self.checkers = {i: Checker(self.checks) for i in spread if target.speaks_depthcast}
+        self.checkers = {i: Checker(self._checks) for i in spread if target.speaks_depthcast}
         self.opened_count = 0
         self.closed_by: dict[int, int] = {}
         self.received = 0
         self.last_ns = 0
         self._shown = 0
-        self._due: dict[bytes, int] = {}
 
     def _hello(self, index: int) -> bytes:
         target = self.target
@@ -90,24 +96,30 @@ class Swarm:
         return [client_frame(OP_BINARY, codec.encode_command(command)) for command in commands]
 
     def frame(self, client: LoadClient, payload: bytes) -> None:
-        count = count_books(payload)
-        self.received += count
-        client.books += count
         index = client.index
-        if count and index in self.latencies:
-            self.last_ns = now_ns = time.time_ns()
-            self.latencies[index].record([now_ns - self._due_ns(chunk) for chunk in books(payload)])
-        if index in self.checkers:
-            self.checkers[index].frame(payload)
+        now_ns = time.time_ns()
+        count = self._scan(payload, now_ns, self.latencies.get(index))
+        if count:
+            self.last_ns = now_ns
+            self.received += count
+            client.books += count
+        checker = self.checkers.get(index)
+        if checker is not None:
+            self._unchecked.append((checker, payload))
+            self._unchecked_bytes += len(payload)
+            while self._unchecked_bytes > UNCHECKED_BYTES:
+                self._check_oldest()
 
-    def _due_ns(self, chunk: bytes) -> int:
-        """Clients share streams, so most chunks were seen before."""
-        due = self._due.get(chunk)
-        if due is None:
-            if len(self._due) > _CACHED_MAX:
-                self._due.clear()
-            due = self._due[chunk] = due_ns(chunk)
-        return due
+    def _check_oldest(self) -> None:
+        checker, payload = self._unchecked.popleft()
+        self._unchecked_bytes -= len(payload)
+        checker.frame(payload)
+
+    def checks(self) -> Checks:
+        """What the checked clients found, in all that has come."""
+        while self._unchecked:
+            self._check_oldest()
+        return self._checks
 
     def closed(self, client: LoadClient, code: int) -> None:  # noqa: ARG002
         self.closed_by[code] = self.closed_by.get(code, 0) + 1
@@ -138,6 +150,7 @@ class Swarm:
 
     def reset(self) -> None:
         """Count anew from here."""
+        self.checks()
         self.received = 0
         for client in self.clients:
             client.books = client.frames = client.received_bytes = 0

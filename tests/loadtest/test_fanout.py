@@ -10,7 +10,8 @@ from loadtest.connect import measure_connections
 from loadtest.errors import LoadTestError
 from loadtest.fanout import Load, compare, measure
 from loadtest.report import write_json, write_report
-from loadtest.servers import Depthcast, Reference, Running, Server, has_compiler
+from loadtest.scanner import has_compiler
+from loadtest.servers import Depthcast, Reference, Running, Server
 from loadtest.slow import measure_slow
 
 LOAD = Load(clients=20, instruments=10, per_client=5, rate=200, seconds=1)
