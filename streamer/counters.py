@@ -3,7 +3,9 @@
 A *tally* is one integer that counts updates per channel, 64 bits each, so that counting a mixed queue is one addition
 instead of one per channel. For each channel, always::
 
-    offered == delivered + conflated + skipped + lost + still queued
+    offered == delivered + conflated + skipped + lost + still waiting
+
+where what waits is queued, or dropped from a queue for a since() message or a SKIPPED notice that was not taken yet.
 """
 
 from protos.messages import Channel
@@ -56,9 +58,9 @@ class Counters:
     def __init__(self) -> None:
         self.offered = 0
         self.delivered = 0  # taken into a frame
-        self.conflated = 0  # replaced by a later since() message
+        self.conflated = 0  # covered by a since() message
         self.skipped = 0  # announced by SKIPPED, or by the reply to an unsubscribe
-        self.lost = 0  # still queued when the connection closed
+        self.lost = 0  # still waiting when the connection closed
         self.applied = 0  # market updates that were new
         self.duplicates = 0  # (epoch, seq) already applied
         self.old_epochs = 0  # an epoch that is over: a zombie's records

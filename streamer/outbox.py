@@ -13,6 +13,9 @@ is a backlog, and `Outbox.settle` judges it:
 
 Joining and resuming take the same way: a new subscription is behind a position, or behind nothing. So no snapshot is
 ever queued, and a client that joins a thousand full books gets each when its socket has room for it.
+
+An update is counted once, when its fate is known: conflated when the since() message that covers it is taken, skipped
+when the notice that names it is. Whatever still waits for either when the connection closes is lost with it.
 """
 
 from enum import IntEnum
@@ -42,6 +45,8 @@ class Source(Protocol):
     channel: Channel
     epoch: int
     seq: int
+    total: int
+    """Tally of what was cut since the stream began."""
 
     def cut(self) -> None:
         """Offer what was published since the last cut, so that who joins now does not get it twice."""
@@ -57,7 +62,7 @@ class Source(Protocol):
 class Segment:
     """Encoded chunks of one lane, from after ``prev_seq`` up to ``seq`` of one epoch. Shared by all listeners."""
 
-    __slots__ = ("data", "epoch", "lane", "prev_seq", "seq", "skipped", "tally")
+    __slots__ = ("data", "epoch", "lane", "prev_seq", "seq", "tally")
 
     def __init__(self, data: bytes, lane: "Lane | None", epoch: int, prev_seq: int, seq: int, tally: int) -> None:
         self.data = data
@@ -66,7 +71,6 @@ class Segment:
         self.prev_seq = prev_seq  # 0: it starts the chain
         self.seq = seq
         self.tally = tally
-        self.skipped = False  # a SKIPPED notice in place of what it names; then it belongs to one outbox
 
 
 class Lane:
@@ -98,12 +102,11 @@ class Lane:
         self.cached_max = limits.catch_ups_cached
 
     def catch_up(self, outbox: "Outbox", epoch: int, seq: int) -> bytes:
-        """Make ``outbox`` a listener from the stream's position on.
+        """Make ``outbox`` a listener from the stream's position on. All that was published is cut.
 
         Returns:
             The chunks that bring it there from (epoch, seq); b"" when there is nothing to say.
         """
-        self.source.cut()
         self.listeners[outbox] = outbox.queue
         data = self.cache.get((epoch, seq))
         if data is None:
@@ -127,6 +130,7 @@ class Outbox:
         "close_code",
         "codec",
         "counters",
+        "holes",
         "kept",
         "lanes",
         "limits",
@@ -146,7 +150,8 @@ class Outbox:
         self.queue: list[Segment] = []  # always this list: the lanes hold it
         self.lanes: dict[int, Lane] = {}  # by stream id
         self.skips: set[Lane] = set()  # subscribed with SlowPolicy.SKIP
-        self.behind: dict[Lane, tuple[int, int, bool]] = {}  # epoch, seq the client has; whether it collapsed
+        self.behind: dict[Lane, tuple[int, int, int]] = {}  # epoch, seq the client has; the stream's total there, or -1
+        self.holes: dict[Segment, int] = {}  # SKIPPED notices of this queue, with the tally of what they name
         self.close_code: CloseCode | None = None
         self.slow = False
         self.bytes = 0  # of the first `settled` segments
@@ -182,6 +187,8 @@ class Outbox:
             chunks.append(data)
             tally += segment.tally
         self.counters.delivered += tally
+        if self.holes:
+            self.counters.skipped += sum([self.holes.pop(segment, 0) for segment in queue[: len(chunks)]])
         if len(chunks) == len(queue):
             self.empty()
         else:
@@ -210,10 +217,18 @@ class Outbox:
         del self.queue[:taken]
 
     def _rejoin(self, lane: Lane) -> bytes:
-        epoch, seq, collapsed = self.behind.pop(lane)
-        if collapsed:
-            lane.conflating -= 1
+        lane.source.cut()  # what was published before must not come again
+        epoch, seq, _ = self.behind[lane]
+        self.counters.conflated += self._forget_behind(lane)
         return lane.catch_up(self, epoch, seq)
+
+    def _forget_behind(self, lane: Lane) -> int:
+        """No longer behind; returns the tally of what a since() message would have covered. 0 for who only joined."""
+        _, _, total = self.behind.pop(lane)
+        if total < 0:
+            return 0
+        lane.conflating -= 1
+        return lane.source.total - total
 
     def settle(self, now_ns: int) -> Offer:
         """Judge a backlog: what one flush queued and the client had not taken by the next."""
@@ -243,17 +258,21 @@ class Outbox:
         """Drop what a since() message can replace."""
         queue = self.queue
         keep = queue[: self.kept]
+        dropped: dict[Lane, int] = {}
         for segment in queue[self.kept :]:
             lane = segment.lane
             if lane is None or not lane.conflatable:
                 keep.append(segment)
                 continue
-            if lane not in self.behind:
-                self.behind[lane] = (segment.epoch, segment.prev_seq, True)
+            if lane not in dropped:
+                self.behind[lane] = (segment.epoch, segment.prev_seq, lane.source.total)
                 lane.conflating += 1
                 del lane.listeners[self]
-            self.counters.conflated += segment.tally
+            dropped[lane] = dropped.get(lane, 0) + segment.tally
             self.bytes -= len(segment.data)
+        for lane, tally in dropped.items():
+            epoch, seq, total = self.behind[lane]
+            self.behind[lane] = (epoch, seq, total - tally)
         queue[:] = keep
         self.kept = self.settled = len(queue)
 
@@ -267,7 +286,7 @@ class Outbox:
             if lane is None or lane not in self.skips:
                 keep.append(segment)
                 continue
-            if segment.skipped:
+            if segment in self.holes:
                 notices[lane] = segment
                 keep.append(segment)
                 continue
@@ -275,13 +294,13 @@ class Outbox:
                 keep.append(segment)
                 continue
             self.bytes -= len(segment.data)
-            self.counters.skipped += segment.tally
             notice = notices.get(lane)
             if notice is None or notice.epoch != segment.epoch:
                 notice = Segment(b"", lane, segment.epoch, segment.prev_seq, segment.seq, 0)
-                notice.skipped = True
+                self.holes[notice] = 0
                 notices[lane] = notice
                 keep.append(notice)
+            self.holes[notice] += segment.tally
             notice.seq = segment.seq
             changed[notice] = lane
         for notice, lane in changed.items():
@@ -300,35 +319,40 @@ class Outbox:
         self.wake.add(self)
         self.lanes[lane.source.id] = lane
         lane.members.add(self)
-        self.behind[lane] = (epoch, seq, False)
+        self.behind[lane] = (epoch, seq, -1)
         if skip:
             self.skips.add(lane)
 
     def leave(self, lane: Lane) -> None:
-        """Unsubscribe. What is queued of it goes too, so that a later join cannot be mixed up with it."""
+        """Unsubscribe. What waits of it goes too, so that a later join cannot be mixed up with it: skipped, and the
+        reply says so."""
         del self.lanes[lane.source.id]
         lane.members.discard(self)
         lane.listeners.pop(self, None)
         self.skips.discard(lane)
-        behind = self.behind.pop(lane, None)
-        if behind is not None and behind[2]:
-            lane.conflating -= 1
-        if any(segment.lane is lane for segment in self.queue):
-            self.counters.skipped += sum([segment.tally for segment in self.queue if segment.lane is lane])
+        skipped = self._forget_behind(lane) if lane in self.behind else 0
+        mine = [segment for segment in self.queue if segment.lane is lane]
+        if mine:
+            skipped += sum([segment.tally + self.holes.pop(segment, 0) for segment in mine])
             self.queue[:] = [segment for segment in self.queue if segment.lane is not lane]
             self.bytes = self.settled = self.kept = 0
+        self.counters.skipped += skipped
 
     def close(self, code: CloseCode | None) -> None:
-        """Forget the queue, counted as lost. Nothing is accepted afterwards. The first code stays."""
+        """Forget all that waits, counted as lost. Nothing is accepted afterwards. The first code stays."""
         self.counters.lost += self.queued()
+        for lane in list(self.behind):
+            self._forget_behind(lane)
         self.queue.clear()
+        self.holes.clear()
         self.bytes = self.settled = self.kept = 0
         if self.close_code is None:
             self.close_code = code
 
     def queued(self) -> int:
-        """Tally of the updates that wait."""
-        return sum([segment.tally for segment in self.queue])
+        """Tally of the updates that wait, as they are or for what stands in their place."""
+        behind = [lane.source.total - total for lane, (_, _, total) in self.behind.items() if total >= 0]
+        return sum([segment.tally for segment in self.queue]) + sum(self.holes.values()) + sum(behind)
 
     def queued_bytes(self) -> int:
         return sum([len(segment.data) for segment in self.queue])

@@ -83,6 +83,7 @@ class Stream:
         "lanes",
         "market",
         "seq",
+        "total",
     )
 
     def __init__(self, stream_id: int, key: StreamKey, market: Market, fanout: Fanout) -> None:
@@ -94,6 +95,7 @@ class Stream:
         self.lanes: list[Lane] = []
         self.epoch = 0  # position: of the last update published, or of what a joiner gets; epoch 0: none
         self.seq = 0
+        self.total = 0  # tally of all that was cut
         self._open = False  # something was published since the last cut; from (_epoch, _prev_seq) on
         self._epoch = 0
         self._prev_seq = 0
@@ -169,10 +171,10 @@ class Stream:
         self._open = False
         counters = self.fanout.counters
         updates = tally(self.channel, self._updates)
+        self.total += updates
         for lane in self.lanes:
             listeners = lane.listeners
             counters.offered += updates * (len(listeners) + lane.conflating)
-            counters.conflated += updates * lane.conflating
             chunks = lane.chunks
             if listeners and chunks:
                 data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -194,8 +196,8 @@ class Stream:
         return Notice(self.health(), self.id, self.epoch, self.seq, self.seq, reason=self.market.reason)
 
     def since(self, epoch: int, seq: int) -> list[MarketMessage | Notice]:
-        """What brings a client from that position to this stream's: one merged delta, CONFLATED; the snapshot when
-        that cannot be proven; at the same position a notice of the state, because that may be news."""
+        """What brings a client from that position to this stream's: one merged delta or, when that cannot be proven,
+        the snapshot, CONFLATED both; at the same position a notice of the state, because that may be news."""
         if self.epoch == 0:
             return []
         if seq and (epoch, seq) == (self.epoch, self.seq):
@@ -203,6 +205,9 @@ class Stream:
         messages = self.catch_up(epoch, seq) if seq else None
         if messages is None:
             messages = self.snapshot()
+            if seq and self.channel is not Channel.TRADES:
+                for message in messages:
+                    message.flags |= Flag.CONFLATED
         for message in messages:
             message.stream = self.id
             message.ts_published_ns = self.fanout.now_ns

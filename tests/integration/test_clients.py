@@ -61,10 +61,12 @@ async def watch(kafka: str | None) -> Run:
                 await until(lambda: len(resumed.resumed) >= (n + 1) * len(wanted), "subscribed")  # noqa: B023
                 cut.cut()
 
-            async def conflated() -> bool:
-                return (await stack.streamer.metrics()).get("depthcast_conflated_total", 0) > 100
+            async def slow_client() -> bool:
+                return (await stack.streamer.metrics()).get("depthcast_slow_clients", 0) > 0
 
-            await until(conflated, "conflated")
+            await until(slow_client, "slow")
+            sent = feed.sent
+            await until(lambda: feed.sent > sent + 100, "ticks for which it is too slow")
             held.release()
             async with Watcher(stack.url, wanted) as late:
                 await until(lambda: feed.ended, "all ticks sent")

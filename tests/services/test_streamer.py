@@ -308,6 +308,8 @@ async def test_the_metrics_tell_what_happened(kafka: Kafka) -> None:
         "books synced": 1,
         "books gapped": 0,
         "updates_received_total": 2,
+        "updates_offered_total book": 1,
+        "updates_waiting book": 0,
         "updates_sent_total book": 1,
         "duplicates_dropped_total": 1,
         "conflated_total book": 0,

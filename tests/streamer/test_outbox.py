@@ -19,6 +19,7 @@ class Numbers:
         self.channel = channel
         self.epoch = 1
         self.seq = 0
+        self.total = 0
         self.cuts = 0
 
     def cut(self) -> None:
@@ -50,7 +51,7 @@ class Bench:
         source.epoch, source.seq = epoch, source.seq + 1
         updates = tally(source.channel, 1)
         self.counters.offered += updates * (len(lane.listeners) + lane.conflating)
-        self.counters.conflated += updates * lane.conflating
+        source.total += updates
         for queue in lane.listeners.values():
             queue.append(Segment(bytes([index]) * size, lane, epoch, prev_seq, source.seq, updates))
 
@@ -89,11 +90,15 @@ def test_book_and_quotes_collapse_to_the_position_the_client_has() -> None:
             bench.offer(index)
     assert bench.outbox.settle(1) is Offer.CONFLATED
     assert {segment.lane for segment in bench.outbox.queue} == {bench.lanes[2], None}
-    assert bench.outbox.behind == {bench.lanes[0]: (1, 1, True), bench.lanes[1]: (1, 0, True)}
+    first = tally(Channel.BOOK, 1)
+    assert bench.outbox.behind == {bench.lanes[0]: (1, 1, first), bench.lanes[1]: (1, 0, 0)}
     bench.offer(0)
+    assert bench.counters.conflated == 0, "not before the client gets what covers them"
+    assert bench.outbox.queued() == tally(Channel.BOOK, 4) + tally(Channel.BBO, 3) + tally(Channel.RAW, 3)
+    taken = bench.outbox.take(1_000)
     assert count(bench.counters.conflated, Channel.BOOK) == 4
     assert count(bench.counters.conflated, Channel.BBO) == 3
-    slow, book, quote = bench.notices(bench.outbox.take(1_000))
+    slow, book, quote = bench.notices(taken)
     assert slow.code is NoticeCode.SLOW
     assert (book.stream, book.from_seq, book.to_seq) == (1, 1, 5)
     assert (quote.stream, quote.from_seq, quote.to_seq) == (2, 0, 3)
@@ -135,7 +140,7 @@ def test_skipped_trades_are_named_where_they_were() -> None:
     notice = bench.outbox.queue[0]
     (first,) = bench.notices([notice.data])
     assert (first.code, first.epoch, first.from_seq) == (NoticeCode.SKIPPED, 1, 0)
-    assert first.to_seq == count(bench.counters.skipped, Channel.TRADES)
+    assert first.to_seq == count(bench.outbox.holes[notice], Channel.TRADES)
     assert bench.outbox.queue[1].data == CODEC.encode(Pong(1, 1))
     assert bench.outbox.queue[2].prev_seq == first.to_seq
     bench.offer(0, 30)
@@ -144,8 +149,12 @@ def test_skipped_trades_are_named_where_they_were() -> None:
     assert bench.outbox.queue[0] is notice, "the same hole grows"
     (second,) = bench.notices([notice.data])
     assert second.from_seq == 0
-    assert second.to_seq == count(bench.counters.skipped, Channel.TRADES) > first.to_seq
+    assert second.to_seq == count(bench.outbox.holes[notice], Channel.TRADES) > first.to_seq
     assert bench.outbox.bytes <= LIMITS.outbox_soft_bytes + len(notice.data)
+    assert bench.counters.skipped == 0, "not before the client is told"
+    bench.outbox.take(len(notice.data))
+    assert count(bench.counters.skipped, Channel.TRADES) == second.to_seq
+    assert not bench.outbox.holes
 
 
 def test_a_hole_does_not_span_epochs() -> None:
@@ -198,6 +207,24 @@ def test_leaving_while_collapsed_ends_the_counting() -> None:
     bench.outbox.leave(bench.lanes[0])
     assert bench.lanes[0].conflating == 0
     assert not bench.outbox.behind
+    assert count(bench.counters.skipped, Channel.BOOK) == 1
+
+
+def test_what_was_dropped_for_a_client_that_never_reads_again_is_lost() -> None:
+    bench = Bench(Channel.BOOK, Channel.TRADES, skip=True)
+    for _ in range(5):
+        bench.offer(0)
+        bench.offer(1, 30)
+    bench.outbox.settle(1)
+    bench.offer(0)
+    assert bench.outbox.holes
+    assert bench.outbox.queued() == bench.counters.offered
+    bench.outbox.close(CloseCode.SLOW_CONSUMER)
+    for lane in bench.lanes:
+        bench.outbox.leave(lane)
+    assert bench.counters.lost == bench.counters.offered == tally(Channel.BOOK, 6) + tally(Channel.TRADES, 5)
+    assert (bench.counters.conflated, bench.counters.skipped) == (0, 0)
+    assert bench.lanes[0].conflating == 0
 
 
 def test_a_closed_outbox_takes_nothing_and_keeps_its_first_code() -> None:
