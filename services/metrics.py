@@ -170,6 +170,14 @@ class Metrics:
         self.duplicates = self._sampled(
             "duplicates_dropped_total", "Updates read again and dropped by epoch and sequence."
         )
+        self.updates_offered = self._sampled(
+            "updates_offered_total",
+            "Updates times listeners: the sum of sent, conflated, skipped, lost and waiting, always.",
+            "channel",
+        )
+        self.updates_waiting = self._sampled(
+            "updates_waiting", "Updates that wait for a client, as they are or to be merged or skipped.", "channel"
+        )
         self.updates_sent = self._sampled(
             "updates_sent_total", "Updates handed to clients, counted for each.", "channel"
         )
