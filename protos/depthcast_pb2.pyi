@@ -188,7 +188,7 @@ class _NoticeCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoticeCode
     NOTICE_SHUTDOWN: _NoticeCode.ValueType  # 6
     """this pod drains; reconnect after retry_after_ms"""
     NOTICE_AUTH_EXPIRING: _NoticeCode.ValueType  # 7
-    """send `auth` before the token ends"""
+    """send `auth`; in retry_after_ms the token ends"""
 
 class NoticeCode(_NoticeCode, metaclass=_NoticeCodeEnumTypeWrapper): ...
 
@@ -206,7 +206,7 @@ NOTICE_RECOVERED: NoticeCode.ValueType  # 5
 NOTICE_SHUTDOWN: NoticeCode.ValueType  # 6
 """this pod drains; reconnect after retry_after_ms"""
 NOTICE_AUTH_EXPIRING: NoticeCode.ValueType  # 7
-"""send `auth` before the token ends"""
+"""send `auth`; in retry_after_ms the token ends"""
 Global___NoticeCode: _TypeAlias = NoticeCode  # noqa: Y015
 
 class _Channel:
@@ -356,6 +356,7 @@ class Chunk(_message.Message):
     UNSUBSCRIBED_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    RESTORED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def book(self) -> Global___BookUpdate: ...
     @_builtins.property
@@ -378,6 +379,8 @@ class Chunk(_message.Message):
     def pong(self) -> Global___Pong: ...
     @_builtins.property
     def error(self) -> Global___Error: ...
+    @_builtins.property
+    def restored(self) -> Global___Restored: ...
     def __init__(
         self,
         *,
@@ -392,12 +395,13 @@ class Chunk(_message.Message):
         unsubscribed: Global___Unsubscribed | None = ...,
         pong: Global___Pong | None = ...,
         error: Global___Error | None = ...,
+        restored: Global___Restored | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bbo", b"bbo", "body", b"body", "book", b"book", "digest", b"digest", "error", b"error", "notice", b"notice", "pong", b"pong", "status", b"status", "subscribed", b"subscribed", "trades", b"trades", "unsubscribed", b"unsubscribed", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bbo", b"bbo", "body", b"body", "book", b"book", "digest", b"digest", "error", b"error", "notice", b"notice", "pong", b"pong", "restored", b"restored", "status", b"status", "subscribed", b"subscribed", "trades", b"trades", "unsubscribed", b"unsubscribed", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bbo", b"bbo", "body", b"body", "book", b"book", "digest", b"digest", "error", b"error", "notice", b"notice", "pong", b"pong", "status", b"status", "subscribed", b"subscribed", "trades", b"trades", "unsubscribed", b"unsubscribed", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bbo", b"bbo", "body", b"body", "book", b"book", "digest", b"digest", "error", b"error", "notice", b"notice", "pong", b"pong", "restored", b"restored", "status", b"status", "subscribed", b"subscribed", "trades", b"trades", "unsubscribed", b"unsubscribed", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["book", "trades", "bbo", "status", "digest", "notice", "welcome", "subscribed", "unsubscribed", "pong", "error"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["book", "trades", "bbo", "status", "digest", "notice", "welcome", "subscribed", "unsubscribed", "pong", "error", "restored"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -956,6 +960,30 @@ class Error(_message.Message):
 Global___Error: _TypeAlias = Error  # noqa: Y015
 
 @_typing.final
+class Restored(_message.Message):
+    """As many Subscribed follow, with id 0, each with its snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    subscriptions: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        subscriptions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "subscriptions", b"subscriptions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Restored: _TypeAlias = Restored  # noqa: Y015
+
+@_typing.final
 class Command(_message.Message):
     """---- from the client"""
 
@@ -966,6 +994,7 @@ class Command(_message.Message):
     UNSUBSCRIBE_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
     AUTH_FIELD_NUMBER: _builtins.int
+    RESTORE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """the client's; repeated in the reply"""
     @_builtins.property
@@ -976,6 +1005,8 @@ class Command(_message.Message):
     def ping(self) -> Global___Ping: ...
     @_builtins.property
     def auth(self) -> Global___Auth: ...
+    @_builtins.property
+    def restore(self) -> Global___Restore: ...
     def __init__(
         self,
         *,
@@ -984,12 +1015,13 @@ class Command(_message.Message):
         unsubscribe: Global___Unsubscribe | None = ...,
         ping: Global___Ping | None = ...,
         auth: Global___Auth | None = ...,
+        restore: Global___Restore | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "body", b"body", "ping", b"ping", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "body", b"body", "ping", b"ping", "restore", b"restore", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "body", b"body", "id", b"id", "ping", b"ping", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "body", b"body", "id", b"id", "ping", b"ping", "restore", b"restore", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["subscribe", "unsubscribe", "ping", "auth"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["subscribe", "unsubscribe", "ping", "auth", "restore"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -1106,6 +1138,28 @@ class Auth(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Auth: _TypeAlias = Auth  # noqa: Y015
+
+@_typing.final
+class Restore(_message.Message):
+    """Subscribe to all that another session of this client was subscribed to. Answered by Restored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """from the Welcome of that session"""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Restore: _TypeAlias = Restore  # noqa: Y015
 
 @_typing.final
 class PriceLevel(_message.Message):

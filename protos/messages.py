@@ -257,9 +257,15 @@ class Error:
     message: str
 
 
+@dataclass(slots=True)
+class Restored:
+    id: int
+    subscriptions: int
+
+
 MarketMessage = BookUpdate | TradesUpdate | QuoteUpdate | StatusUpdate
 """What the market topic carries."""
-ServerMessage = MarketMessage | Digest | Notice | Welcome | Subscribed | Unsubscribed | Pong | Error
+ServerMessage = MarketMessage | Digest | Notice | Welcome | Subscribed | Unsubscribed | Pong | Error | Restored
 
 
 @dataclass(slots=True, frozen=True)
@@ -296,7 +302,13 @@ class Auth:
     token: str
 
 
-Command = Subscribe | Unsubscribe | Ping | Auth
+@dataclass(slots=True)
+class Restore:
+    id: int
+    session_id: str
+
+
+Command = Subscribe | Unsubscribe | Ping | Auth | Restore
 
 
 @dataclass(slots=True)

@@ -177,6 +177,7 @@ REPLIES = (
         m.Error,
         (_ID, Field("code", Kind.ENUM, m.ErrorCode), Field("message", Kind.TEXT, text_max=TEXT_MAX)),
     ),
+    Shape(12, "restored", m.Restored, (_ID, Field("subscriptions", Kind.U32))),
 )
 UPDATES = (BOOK, TRADES, QUOTE, STATUS)
 SERVER_SHAPES = (*UPDATES, *REPLIES)
@@ -199,6 +200,7 @@ COMMAND_SHAPES = (
     Shape(3, "unsubscribe", m.Unsubscribe, (_ID, _STREAM)),
     Shape(4, "ping", m.Ping, (_ID,)),
     Shape(5, "auth", m.Auth, (_ID, Field("token", Kind.TEXT, text_max=TOKEN_MAX))),
+    Shape(6, "restore", m.Restore, (_ID, Field("session_id", Kind.TEXT, text_max=TEXT_MAX))),
 )
 
 RANGES: dict[Kind, tuple[int, int]] = {

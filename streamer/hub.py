@@ -226,6 +226,14 @@ class Hub:
         outbox.reply(Unsubscribed(command_id, stream_id))
         return True
 
+    def subscriptions(self, outbox: Outbox) -> list[tuple[StreamKey, SlowPolicy]]:
+        """What a client listens to."""
+        skips = outbox.skips
+        return [
+            (self._streams[stream_id].key, SlowPolicy.SKIP if lane in skips else SlowPolicy.CLOSE)
+            for stream_id, lane in outbox.lanes.items()
+        ]
+
     def _leave(self, outbox: Outbox, stream_id: int) -> None:
         lane = outbox.lanes[stream_id]
         outbox.leave(lane)

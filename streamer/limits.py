@@ -59,3 +59,9 @@ class Limits:
 
     # Kafka silent or read this late: what we hold is no longer "now".
     stale_after_ms: int = 10_000
+
+    # Without a token in the handshake: time for a browser to fetch one. Nobody vouches for such a socket.
+    auth_wait_ms: int = 10_000
+
+    # AUTH_EXPIRING comes this long before the end: time to fetch a token and to try again when that fails.
+    auth_warning_ms: int = 30_000

@@ -24,6 +24,7 @@ from protos.messages import (
     Ping,
     Pong,
     QuoteUpdate,
+    Restored,
     ServerMessage,
     SlowPolicy,
     StatusUpdate,
@@ -194,7 +195,9 @@ class ClientCore:
         elif notice.stream == 0:
             yield Noticed(None, notice)
 
-    def _reply(self, reply: Welcome | Subscribed | Unsubscribed | Pong | Error, now_ns: int) -> Iterator[Event]:
+    def _reply(
+        self, reply: Welcome | Subscribed | Unsubscribed | Pong | Error | Restored, now_ns: int
+    ) -> Iterator[Event]:
         if isinstance(reply, Welcome):
             self._silence_ns = round(reply.heartbeat_interval_ms * 1_000_000 * SILENCE_INTERVALS) or self._silence_ns
             yield Opened(reply)
@@ -207,7 +210,7 @@ class ClientCore:
         elif isinstance(reply, Pong):
             if (sent_ns := self._pings.pop(reply.id, None)) is not None:
                 yield Ponged(now_ns - sent_ns, reply.ts_server_ns - (sent_ns + now_ns) // 2)
-        else:
+        elif isinstance(reply, Error):  # Restored is no answer to anything that we ask
             subscription = self._asked.pop(reply.id, None)
             self._ending.pop(reply.id, None)
             if subscription in self.subscriptions:

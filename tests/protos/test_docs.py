@@ -73,7 +73,7 @@ def test_commands() -> None:
 def test_examples_are_valid() -> None:
     json_codec = CODECS["depthcast.v1.json"]
     examples = [line for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
-    assert len(examples) == 4
+    assert len(examples) == 6
     for example in examples:
         if "version" in json.loads(example):
             assert decode_tick(example.encode(), CONTENT_JSON).sequence == 2

@@ -85,6 +85,7 @@ SERVER: dict[str, m.ServerMessage] = {
     "notice_skipped": m.Notice(m.NoticeCode.SKIPPED, 3, 1723161254206, 1_000_000, 1_000_012),
     "notice_gap": m.Notice(m.NoticeCode.GAP, 3, 1723161254206, reason=m.Reason.SEQUENCE_GAP),
     "notice_shutdown": m.Notice(m.NoticeCode.SHUTDOWN, retry_after_ms=1500),
+    "notice_auth_expiring": m.Notice(m.NoticeCode.AUTH_EXPIRING, retry_after_ms=30_000),
     "welcome": m.Welcome("9f1c2a", 15000, 4096, 512),
     "subscribed": m.Subscribed(
         7,
@@ -102,6 +103,7 @@ SERVER: dict[str, m.ServerMessage] = {
     "subscribed_waiting": m.Subscribed(8, 4, "kraken:spot:XBT/CHF", m.Channel.RAW),
     "unsubscribed": m.Unsubscribed(9, 3),
     "pong": m.Pong(10, 1723161254207652067),
+    "restored": m.Restored(12, 200),
     "error": m.Error(11, m.ErrorCode.BAD_DEPTH, "depth 7 is none of 1, 10, 50, 200, 0 (full): ask for 10 · 深さ"),
 }
 COMMANDS: dict[str, m.Command] = {
@@ -113,6 +115,7 @@ COMMANDS: dict[str, m.Command] = {
     "unsubscribe": m.Unsubscribe(9, 3),
     "ping": m.Ping(10),
     "auth": m.Auth(11, "eyJhbGciOiJIUzI1NiJ9.e30.c2ln"),
+    "restore": m.Restore(12, "9f1c2a"),
 }
 TICKS = {
     "tick_delta": Tick(TickKind.DELTA, 2, 1, 1723161254206000000, [("8442.65000000", "0")], [("8.75E+3", "1")]),

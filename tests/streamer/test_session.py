@@ -20,24 +20,28 @@ from protos.messages import (
     NoticeCode,
     Ping,
     Pong,
+    Restore,
+    Restored,
     Resume,
     SlowPolicy,
     Subscribe,
     Unsubscribe,
     Welcome,
 )
-from streamer.limits import Limits
-from streamer.session import (
-    Bucket,
+from streamer.access import NEVER_NS, Access, Refusal
+from streamer.bucket import Bucket
+from streamer.effects import (
+    DoAdmit,
     DoClose,
     DoPing,
+    DoRestore,
     DoSubscribe,
     DoUnsubscribe,
     Effect,
     Reply,
-    Session,
-    State,
 )
+from streamer.limits import Limits
+from streamer.session import Session, State
 from streamer.streams import StreamKey
 
 S = 1_000_000_000
@@ -114,6 +118,12 @@ SUBSCRIBE = Subscribe(1, NAME, Channel.BOOK)
         (State.DRAINING, Unsubscribe(2, 3), DoUnsubscribe(2, 3)),
         (State.DRAINING, Ping(5), Reply(Pong(5, 11))),
         (State.DRAINING, Auth(6, "token"), Reply(Pong(6, 11))),
+        (State.OPEN, Restore(7, "s0"), DoRestore(7, "s0")),
+        (State.DRAINING, Restore(7, "s0"), ErrorCode.NOT_READY),
+        (State.ANONYMOUS, SUBSCRIBE, ErrorCode.FORBIDDEN),
+        (State.ANONYMOUS, Unsubscribe(2, 3), ErrorCode.FORBIDDEN),
+        (State.ANONYMOUS, Restore(7, "s0"), ErrorCode.FORBIDDEN),
+        (State.ANONYMOUS, Ping(5), Reply(Pong(5, 11))),
         (State.CLOSED, SUBSCRIBE, None),
         (State.CLOSED, Unsubscribe(2, 3), None),
         (State.CLOSED, Ping(5), None),
@@ -219,3 +229,149 @@ def test_no_window_lets_more_through_than_burst_and_rate(waits: list[int], burst
     for i, start in enumerate(taken):
         for j in range(i, len(taken)):
             assert j - i + 1 <= burst + (taken[j] - start) / period
+
+
+# ---- who it is
+
+
+class Door:
+    """Tokens are names of what they grant."""
+
+    def __init__(self, **grants: Access | Refusal) -> None:
+        self.grants = grants
+
+    def check(self, token: str, now_ns: int) -> Access | Refusal:
+        assert now_ns >= 0
+        return self.grants.get(token, Refusal(CloseCode.UNAUTHORIZED, "no such token"))
+
+
+def guest(access: Access | None = None, limits: Limits | None = None, **grants: Access | Refusal) -> Session:
+    return Session("s1", limits or Limits(), Catalog(), {3}, 0, Door(**grants), access)
+
+
+MINUTE = Access("desk", "t1", expires_ns=60 * S)
+
+
+def test_without_a_token_there_is_nothing_and_after_ten_seconds_the_end() -> None:
+    session = guest()
+    assert error_of(session.receive(SUBSCRIBE, 0)).code is ErrorCode.FORBIDDEN
+    assert session.due_ns == 10 * S
+    assert session.expire(10 * S - 1) == []
+    (end,) = session.expire(10 * S)
+    assert isinstance(end, DoClose)
+    assert end.code is CloseCode.UNAUTHORIZED
+    assert session.expire(11 * S) == [], "said once"
+
+
+def test_a_token_as_the_first_message_opens_the_session() -> None:
+    session = guest(good=MINUTE)
+    assert session.receive(Auth(1, "good"), 9 * S) == [Reply(Pong(1, 9 * S)), DoAdmit(MINUTE)]
+    assert session.state is State.OPEN
+    assert isinstance(session.receive(SUBSCRIBE, 9 * S)[0], DoSubscribe)
+
+
+def test_a_wrong_first_token_costs_the_connection_and_a_wrong_later_one_a_fault() -> None:
+    refused = Refusal(CloseCode.FORBIDDEN, "revoked")
+    session = guest(revoked=refused)
+    error, end = session.receive(Auth(1, "revoked"), 0)
+    assert error == Reply(Error(1, ErrorCode.FORBIDDEN, "revoked"))
+    assert end == DoClose(CloseCode.FORBIDDEN, "revoked")
+    session = guest(MINUTE)
+    assert error_of(session.receive(Auth(2, "wrong"), 0)).code is ErrorCode.FORBIDDEN
+    assert session.state is State.OPEN
+    for i in range(9):
+        session.receive(Auth(i, "wrong"), 0)
+    assert session.state is State.CLOSED, "the tenth fault"
+
+
+def test_expiry_is_announced_and_another_token_extends() -> None:
+    later = Access("desk", "t2", expires_ns=200 * S)
+    session = guest(MINUTE, good=later)
+    assert session.due_ns == 30 * S
+    assert session.expire(30 * S) == [Reply(Notice(NoticeCode.AUTH_EXPIRING, retry_after_ms=30_000))]
+    assert session.expire(31 * S) == [], "once"
+    assert session.due_ns == 60 * S
+    assert session.receive(Auth(1, "good"), 50 * S) == [Reply(Pong(1, 50 * S)), DoAdmit(later)]
+    assert session.expire(60 * S) == []
+    assert session.due_ns == 170 * S
+    assert session.expire(200 * S) == [DoClose(CloseCode.UNAUTHORIZED, "the token has expired")]
+
+
+def test_a_token_that_ends_soon_is_announced_at_half_of_its_time() -> None:
+    session = guest(Access("desk", "t", expires_ns=4 * S))
+    assert session.due_ns == 2 * S
+
+
+def test_another_subject_needs_another_connection() -> None:
+    session = guest(MINUTE, other=Access("somebody", "t9"))
+    assert "another subject" in error_of(session.receive(Auth(1, "other"), 0)).message
+    assert session.access is MINUTE
+
+
+def test_draining_takes_a_token_still_but_no_subscription() -> None:
+    session = guest(good=MINUTE)
+    session.drain(100)
+    assert session.receive(Auth(1, "good"), 0)[1] == DoAdmit(MINUTE)
+    assert session.state is State.DRAINING
+
+
+def test_without_authentication_nothing_is_ever_due() -> None:
+    assert connect().session.due_ns == NEVER_NS
+
+
+@pytest.mark.parametrize(
+    ("access", "command", "allowed"),
+    [
+        (Access(instruments=("binance:*",)), SUBSCRIBE, True),
+        (Access(instruments=("kraken:*", "binance:spot:BTC????")), SUBSCRIBE, True),
+        (Access(instruments=("kraken:*",)), SUBSCRIBE, False),
+        (Access(instruments=("BINANCE:*",)), SUBSCRIBE, False),
+        (Access(instruments=("binance:spot",)), SUBSCRIBE, False),
+        (Access(instruments=()), SUBSCRIBE, False),
+        (Access(channels=frozenset({Channel.TRADES})), SUBSCRIBE, False),
+        (Access(channels=frozenset({Channel.TRADES})), Subscribe(1, NAME, Channel.TRADES), True),
+        (Access(depth_max=50), Subscribe(1, NAME, Channel.BOOK, 50), True),
+        (Access(depth_max=50), Subscribe(1, NAME, Channel.BOOK, 200), False),
+        (Access(depth_max=50), SUBSCRIBE, False),
+        (Access(depth_max=50), Subscribe(1, NAME, Channel.RAW), False),
+        (Access(depth_max=50), Subscribe(1, NAME, Channel.BBO), True),
+        (Access(instruments=("kraken:*",)), Subscribe(1, "binance:spot:NONE", Channel.BOOK), False),
+    ],
+)
+def test_a_grant_is_a_limit(access: Access, command: Subscribe, allowed: bool) -> None:
+    effects = guest(access).receive(command, 0)
+    if allowed:
+        assert isinstance(effects[0], DoSubscribe)
+    else:
+        assert error_of(effects).code is ErrorCode.FORBIDDEN
+
+
+def test_a_granted_rate_replaces_the_servers_and_a_new_token_does_not_refill_it() -> None:
+    slow = Access("desk", "t1", commands_per_s=1)
+    session = guest(slow, Limits(commands_burst=20, commands_per_s=10), again=slow)
+    assert [type(session.receive(Ping(i), 0)[0]) for i in range(2)] == [Reply, Reply]
+    assert error_of(session.receive(Ping(3), 0)).code is ErrorCode.LIMIT, "a burst of a tenth of 20"
+    assert session.receive(Auth(4, "again"), S)[-1] == DoAdmit(slow)
+    assert error_of(session.receive(Ping(5), S)).code is ErrorCode.LIMIT
+
+
+def test_restoring_leaves_out_what_may_not_be_had_and_happens_once() -> None:
+    session = guest(Access(depth_max=10), Limits(subscriptions_max=3))
+    assert session.receive(Restore(1, "s0"), 0) == [DoRestore(1, "s0")]
+    ten, full = StreamKey(NAME, Channel.BOOK, 10), StreamKey(NAME, Channel.BOOK)
+    trades, unknown = StreamKey(NAME, Channel.TRADES), StreamKey("no:such:thing", Channel.BBO)
+    wanted = [(ten, SlowPolicy.CLOSE), (full, SlowPolicy.CLOSE), (trades, SlowPolicy.SKIP), (unknown, SlowPolicy.CLOSE)]
+    assert session.restored(1, wanted) == [
+        Reply(Restored(1, 2)),
+        DoSubscribe(0, ten, None, SlowPolicy.CLOSE),
+        DoSubscribe(0, trades, None, SlowPolicy.SKIP),
+    ]
+    assert error_of(session.receive(Restore(2, "s0"), 0)).code is ErrorCode.LIMIT
+    session.drain(1)
+    assert error_of(session.restored(3, wanted)).code is ErrorCode.NOT_READY
+
+
+def test_no_more_is_restored_than_there_is_room_for() -> None:
+    session = guest(Access(), Limits(subscriptions_max=2))
+    wanted = [(StreamKey(NAME, channel), SlowPolicy.CLOSE) for channel in (Channel.BBO, Channel.TRADES)]
+    assert session.restored(1, wanted)[0] == Reply(Restored(1, 1)), "one is taken"
