@@ -1,7 +1,7 @@
 """The admin port of a process: ``/livez``, ``/readyz``, ``/metrics``. Never a public port."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -21,14 +21,17 @@ class Admin:
 
     Args:
         why_not_ready: Returns an empty string when ready, else what is missing; asked at each ``/readyz``.
+        more: Further routes.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, why_not_ready: Callable[[], str]) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, why_not_ready: Callable[[], str], more: Sequence[Route] = ()
+    ) -> None:
         self._metrics = metrics
         self._why_not_ready = why_not_ready
-        routes = [Route("/livez", self._livez), Route("/readyz", self._readyz), Route("/metrics", self._exposition)]
+        own = (Route("/livez", self._livez), Route("/readyz", self._readyz), Route("/metrics", self._exposition))
         listener = listen(settings.admin_host, settings.admin_port, "DEPTHCAST_ADMIN_PORT")
-        self._server = Server(Starlette(routes=routes), listener)
+        self._server = Server(Starlette(routes=[*own, *more]), listener)
         self._lag: asyncio.Task[None] | None = None
 
     @property

@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from loadtest.cli import loadtest_app
+from services.auth.cli import auth_app
 from services.config import Settings, effective, load_settings, unknown_variables
 from services.errors import UserError
 
@@ -32,6 +33,7 @@ topics_app = typer.Typer(help="Kafka topics: create and describe.", no_args_is_h
 feed_app = typer.Typer(help="Put ticks into Kafka: from a capture, or simulated.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(feed_app, name="feed")
+app.add_typer(auth_app, name="auth")
 app.add_typer(loadtest_app, name="loadtest")
 
 Feed = Annotated[str, typer.Option("--feed", help="Venue and market of the capture, as in binance.spot or kraken.")]

@@ -123,6 +123,55 @@ class Settings(BaseSettings):
     )
     admin_port: Port = Field(8081, description="Port for /livez, /readyz and /metrics; 0 takes a free one.")
 
+    auth: Literal["none", "token"] = Field(
+        "none", description="Who may connect: none lets everyone in, token asks each client for a token."
+    )
+    auth_none_public: bool = Field(
+        False, description="Whether DEPTHCAST_AUTH=none may listen beyond this machine: everyone gets everything."
+    )
+    auth_signing_keys: SecretStr = Field(
+        SecretStr(""),
+        description="Secrets that sign tokens, KID:SECRET separated by commas; the first signs, all are accepted.",
+    )
+    auth_token_ttl_ms: int = Field(
+        300_000, ge=10_000, le=300_000, description="Milliseconds that a token is valid; clients renew it in time."
+    )
+    auth_issuer: str = Field("depthcast", min_length=1, description="Issuer (`iss`) of our tokens.")
+    auth_audience: str = Field("depthcast", min_length=1, description="Audience (`aud`) of our tokens.")
+    auth_leeway_ms: int = Field(
+        5_000, ge=0, le=60_000, description="Milliseconds by which the clocks of issuers may differ from ours."
+    )
+    auth_api_keys_file: Path | None = Field(
+        None, description="JSON file with hashed API keys and what each may have; read again when it changes."
+    )
+    auth_jwks: str = Field(
+        "", description="Public keys of an identity provider: path of a JWKS file, or an https address."
+    )
+    auth_jwks_issuer: str = Field("", description="Issuer (`iss`) of the identity provider's tokens.")
+    auth_jwks_audience: str = Field("", description="Audience (`aud`) of the identity provider's tokens.")
+    auth_jwks_grant: str = Field(
+        "", description="What its users may have whose token has no claim `depthcast`, as JSON; nothing when empty."
+    )
+    connections_per_token_max: Count = Field(
+        100, description="Connections of one token's subject over all streamers, unless the token says otherwise."
+    )
+    redis_url: SecretStr = Field(
+        SecretStr(""), description="Redis that streamers share, redis:// or rediss://; one streamer needs none."
+    )
+    redis_timeout_ms: int = Field(
+        200, ge=10, le=250, description="Milliseconds that anything waits for Redis; then it goes on without."
+    )
+    origins: str = Field(
+        "self",
+        description="Web pages that may connect: origins separated by commas, self for the page at /, * for all.",
+    )
+    trusted_proxies: str = Field(
+        "", description="Networks of proxies whose X-Forwarded-For is believed, separated by commas."
+    )
+    token: SecretStr = Field(
+        SecretStr(""), description="Token or API key that `depthcast watch` and `dev` show to a streamer."
+    )
+
     connections_max: Count = Field(
         20_000, description="Connections that one streamer accepts; the next gets 503 and a Retry-After."
     )
@@ -165,7 +214,7 @@ class Settings(BaseSettings):
         "auto", description="json has one object per line; auto is console on a terminal and json elsewhere."
     )
 
-    @field_validator("kafka_bootstrap", "topic_prefix", "kafka_ca_file")
+    @field_validator("kafka_bootstrap", "topic_prefix", "kafka_ca_file", "auth_api_keys_file")
     @classmethod
     def _well_formed(cls, value: object, info: ValidationInfo) -> object:
         if info.field_name == "kafka_bootstrap" and not _BROKERS.fullmatch(str(value)):

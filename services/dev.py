@@ -33,6 +33,7 @@ BEGINNING_MESSAGES = 60
 POLL_S = 0.1
 FIRST_TICK_POLLS = 300
 _DEMO_ENVIRONMENT = {
+    "DEPTHCAST_AUTH": "none",  # the client that watches has no token
     "DEPTHCAST_CHECKPOINT_INTERVAL_MS": "2000",  # the embedded broker forgets after 5 MB
     "DEPTHCAST_DIGEST_INTERVAL_MS": "1000",
 }

@@ -106,6 +106,7 @@ class Metrics:
         self._define_kafka()
         self._define_ingest()
         self._define_clients()
+        self._define_access()
         self._define_delivery()
 
     def _define_process(self) -> None:
@@ -164,6 +165,38 @@ class Metrics:
         )
         self.books = self._sampled("books", "Instruments by the state of their book.", "state")
         self.book_age = self._sampled("book_age_seconds", "Seconds since the least recently updated live book changed.")
+
+    def _define_access(self) -> None:
+        proofs = ("accepted", "unauthorized", "forbidden", "too_many", "unavailable")
+        self.auth = self._counter(
+            "auth_total", "Tokens and tickets shown, by what came of it.", "outcome", known=proofs
+        )
+        self.tokens_issued = self._counter(
+            "tokens_issued_total", "Tokens issued, by what for.", "by", known=("api_key", "identity_provider")
+        )
+        self.tickets_issued = self._counter("tickets_issued_total", "Tickets issued.")
+        self.origins_refused = self._counter(
+            "origins_refused_total", "Handshakes of web pages that are not on the list of origins."
+        )
+        self.restores = self._counter(
+            "restores_total",
+            "Sessions asked for by `restore`, by what came of it.",
+            "outcome",
+            known=("restored", "unknown", "unavailable"),
+        )
+        self.revocations = self._sampled("revocations", "Subjects and tokens known to be revoked.")
+        self.revocations_age = self._sampled(
+            "revocations_age_seconds", "Seconds since the list of revocations was last compared with the store's."
+        )
+        self.store_latency = self._latency(
+            "store_latency_seconds", "Seconds that calls of Redis took, failed ones too."
+        )
+        self.store_failures = self._counter(
+            "store_failures_total",
+            "Calls of Redis without an answer, by what they were for.",
+            "use",
+            known=("tickets", "revocations", "connections", "sessions"),
+        )
 
     def _define_delivery(self) -> None:
         self.updates_received = self._sampled("updates_received_total", "Updates read from Kafka and applied.")

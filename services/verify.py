@@ -35,6 +35,7 @@ CONFIRM_S = 5.0
 DIGEST_INTERVAL_MS = 500
 
 _ENVIRONMENT = {
+    "DEPTHCAST_AUTH": "none",  # our client has no token
     "DEPTHCAST_CHECKPOINT_INTERVAL_MS": "2000",  # the embedded broker forgets after 5 MB
     "DEPTHCAST_DIGEST_INTERVAL_MS": str(DIGEST_INTERVAL_MS),
     "DEPTHCAST_SUBSCRIPTIONS_MAX": "1000",

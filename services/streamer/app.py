@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 
 from services.admin import Admin
+from services.auth.revoking import revocations_route
 from services.config import Settings
 from services.metrics import Metrics
 from services.signals import stop_on_signals
@@ -37,7 +38,7 @@ async def run_streamer(
     stop = stop or stop_on_signals()
     clock, metrics, hub = Clock(), Metrics(), Hub(limits_of(settings))
     endpoint = Endpoint(settings, hub, metrics, clock)
-    admin = Admin(settings, metrics, endpoint.clients.why_not_ready)
+    admin = Admin(settings, metrics, endpoint.clients.why_not_ready, [revocations_route(endpoint.gate)])
     market = MarketReader(settings, hub, metrics, clock, endpoint.flusher)
     observe(metrics, hub, endpoint.clients, market)
     following = None

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from protos.messages import CloseCode
+from services.auth.gate import Gate, Guest
 from services.config import Settings
 from services.metrics import Metrics
 from services.streamer.clock import Clock
@@ -34,7 +35,7 @@ class Ending(Protocol):
     def abort(self) -> None: ...
 
 
-class Member(Ending, Protocol):
+class Member(Ending, Guest, Protocol):
     """A stream connection, as the wheel and the flush loop see it."""
 
     def flush(self) -> None: ...
@@ -44,8 +45,6 @@ class Member(Ending, Protocol):
         ...
 
     def drain(self, retry_after_ms: int) -> None: ...
-
-    def close(self, code: CloseCode, reason: str) -> None: ...
 
 
 class Deadlines:
@@ -83,6 +82,7 @@ class Clients:
 
     Args:
         wake: Tells the flush loop that there is something to do.
+        gate: Who comes in.
     """
 
     def __init__(
@@ -92,8 +92,10 @@ class Clients:
         metrics: Metrics,
         clock: Clock,
         wake: Callable[[], None],
+        gate: Gate,
     ) -> None:
         self.hub = hub
+        self.gate = gate
         self.metrics = metrics
         self.clock = clock
         self.wake = wake
@@ -127,10 +129,13 @@ class Clients:
         self.open += 1
         self._none_open.clear()
         self.metrics.connects.inc()
+        self.gate.opened(member)
 
     def detach(self, outbox: Outbox) -> None:
         """No more data for this client: it is being closed, or gone. Harmless when repeated."""
-        if self.members.pop(outbox, None) is not None:
+        member = self.members.pop(outbox, None)
+        if member is not None:
+            self.gate.left(member)
             self.hub.detach(outbox)
 
     def closed(self, member: Member, code: int) -> None:

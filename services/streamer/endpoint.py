@@ -5,6 +5,8 @@ import random
 import socket
 from functools import partial
 
+from services.auth.exchange import Exchange
+from services.auth.gate import Gate
 from services.config import Settings
 from services.metrics import Metrics
 from services.serving import Server, bind, listen
@@ -26,14 +28,15 @@ class Endpoint:
     """From a hub to its clients.
 
     Raises:
-        UserError: The port is taken.
+        UserError: The port is taken, or the settings of who gets in do not add up.
     """
 
     def __init__(self, settings: Settings, hub: Hub, metrics: Metrics, clock: Clock) -> None:
         self.flusher = Flusher(hub, settings, metrics, clock)
-        self.clients = Clients(hub, settings, metrics, clock, self.flusher.wake)
+        self.gate = Gate(settings, metrics, clock)
+        self.clients = Clients(hub, settings, metrics, clock, self.flusher.wake, self.gate)
         self._server = Server(
-            create_api(hub, self.clients.why_not_ready),
+            create_api(hub, self.clients.why_not_ready, self.gate, Exchange(settings)),
             stream_listener(settings),
             http=partial(StreamHttpProtocol, self.clients),
             ws=Connection,
@@ -51,6 +54,9 @@ class Endpoint:
         self.tasks = [
             asyncio.create_task(self.flusher.run(self.clients), name="flush"),
             asyncio.create_task(self.clients.run(), name="wheel"),
+            asyncio.create_task(self.gate.watch(), name="expiry"),
+            asyncio.create_task(self.gate.share(), name="shared state"),
+            asyncio.create_task(self.gate.follow(), name="revocations"),
         ]
 
     async def drain(self, seconds: float) -> None:
@@ -67,6 +73,7 @@ class Endpoint:
             member.abort()
         self.clients.endings.expire_all()
         await self._server.stop()
+        await self.gate.store.close()
 
 
 def stream_listener(settings: Settings) -> socket.socket:

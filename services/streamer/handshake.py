@@ -56,15 +56,24 @@ def respond(request: Request) -> tuple[Response, Codec | None]:
     return response, CODECS[protocol.subprotocol]
 
 
+def plain(status: HTTPStatus, text: str, **headers: str) -> Response:
+    """A refusal in words, after which the connection ends.
+
+    Args:
+        headers: More of them, ``_`` for ``-``.
+    """
+    body = text.encode() + b"\n"
+    found = Headers(
+        {"Connection": "close", "Content-Length": str(len(body)), "Content-Type": "text/plain; charset=utf-8"}
+    )
+    if status is HTTPStatus.UNAUTHORIZED:
+        found["WWW-Authenticate"] = "Bearer"
+    for name, value in headers.items():
+        found[name.replace("_", "-")] = value
+    return Response(status, status.phrase, found, body)
+
+
 def unavailable(reason: str, retry_after_s: int) -> Response:
     """503: this pod does not take connections now."""
-    body = f"{reason}; come back in {retry_after_s} s.\n".encode()
-    headers = Headers(
-        {
-            "Connection": "close",
-            "Content-Length": str(len(body)),
-            "Content-Type": "text/plain; charset=utf-8",
-            "Retry-After": str(retry_after_s),
-        }
-    )
-    return Response(HTTPStatus.SERVICE_UNAVAILABLE, "Service Unavailable", headers, body)
+    text = f"{reason}; come back in {retry_after_s} s."
+    return plain(HTTPStatus.SERVICE_UNAVAILABLE, text, Retry_After=str(retry_after_s))

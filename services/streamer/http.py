@@ -5,13 +5,11 @@ script or a start; what changes is better read from the stream.
 """
 
 from collections.abc import Callable
-from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -19,13 +17,18 @@ from starlette.responses import FileResponse, Response
 
 from protos.codec import CODECS
 from protos.fixed import to_text
-from protos.messages import BookState, Flag, Levels, Scale
+from protos.messages import BookState, Channel, Flag, Levels, Scale
+from services.auth.exchange import Exchange
+from services.auth.gate import Gate
+from services.streamer.accounts import AddressCheck, Cors, add_accounts, caller
+from services.streamer.problems import add_errors, described, problem
+from streamer.access import Access
 from streamer.hub import Hub
+from streamer.streams import StreamKey
 
 STATIC = Path(__file__).parents[1] / "web" / "static"
 DEPTH_MAX = 5_000
 TRADES_MAX = 256
-PROBLEM = "application/problem+json"
 
 
 class Instrument(BaseModel):
@@ -69,43 +72,33 @@ class TradeList(BaseModel):
     trades: list[PublicTrade] = Field(description="Oldest first.")
 
 
-class Problem(BaseModel):
-    """RFC 9457."""
-
-    type: str = Field("about:blank", examples=["about:blank"])
-    title: str = Field(examples=["Not Found"])
-    status: int = Field(examples=[404])
-    detail: str = Field(description="What to do about it.", examples=["there is no instrument x:y:z"])
-
-
-def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    title = HTTPStatus(status).phrase
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return Response(orjson.dumps(body), status, headers, PROBLEM)
-
-
 def _json(content: dict[str, Any]) -> Response:
     return Response(orjson.dumps(content), media_type="application/json")
-
-
-def _described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {PROBLEM: {"schema": Problem.model_json_schema()}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 class _Reader:
     """What the API reads of the hub."""
 
-    def __init__(self, hub: Hub, why_not_ready: Callable[[], str]) -> None:
+    def __init__(self, hub: Hub, why_not_ready: Callable[[], str], gate: Gate) -> None:
         self.hub = hub
         self._why_not_ready = why_not_ready
+        self._gate = gate
 
-    def check(self, instrument: str | None = None) -> None:
-        """Raises HTTPException: 503 before the books have caught up, 404 for an instrument that is not known."""
+    def check(self, request: Request, key: StreamKey | None = None) -> Access:
+        """What the caller may have.
+
+        Raises:
+            HTTPException: 401 or 403 for who may not, 503 before the books have caught up, 404 for an instrument that
+                is not known.
+        """
+        access, instrument = caller(self._gate, request), None if key is None else key.instrument
+        if key is not None and (refused := access.refuses(key)):
+            raise HTTPException(403, refused)
         if reason := self._why_not_ready():
             raise HTTPException(503, reason, {"Retry-After": "2"})
         if instrument is not None and self.hub.status(instrument) is None:
             raise HTTPException(404, f"there is no instrument {instrument[:128]}; see /v1/instruments")
+        return access
 
     def scale(self, instrument: str) -> Scale | None:
         book = self.hub.book(instrument)
@@ -161,7 +154,7 @@ def _texts(levels: Levels, scale: Scale) -> list[tuple[str, str]]:
     return [(to_text(ticks, price), to_text(lots, size)) for ticks, lots in levels]
 
 
-def create_api(hub: Hub, why_not_ready: Callable[[], str]) -> FastAPI:
+def create_api(hub: Hub, why_not_ready: Callable[[], str], gate: Gate, exchange: Exchange) -> FastAPI:
     """The application.
 
     Args:
@@ -174,9 +167,12 @@ def create_api(hub: Hub, why_not_ready: Callable[[], str]) -> FastAPI:
         + ", ".join(f"`{name}`" for name in CODECS),
         redoc_url=None,
     )
-    reader = _Reader(hub, why_not_ready)
-    _add_errors(api)
+    reader = _Reader(hub, why_not_ready, gate)
+    add_errors(api)
+    add_accounts(api, gate, exchange)
     _add_routes(api, reader)
+    api.add_middleware(AddressCheck)
+    api.add_middleware(Cors, origins=gate.origins)
     if (STATIC / "index.html").is_file():
         api.mount("/static", StaticFiles(directory=STATIC))
         api.add_route("/", lambda _request: FileResponse(STATIC / "index.html"), include_in_schema=False)
@@ -184,43 +180,43 @@ def create_api(hub: Hub, why_not_ready: Callable[[], str]) -> FastAPI:
 
 
 def _add_routes(api: FastAPI, reader: _Reader) -> None:
-    @api.get("/v1/instruments", response_model=InstrumentList, responses=_described(503))
-    async def list_instruments() -> Response:
-        """All instruments that this server has seen, with their state."""
-        reader.check()
-        return _json({"instruments": [reader.summary(name) for name in sorted(reader.hub.instruments())]})
+    @api.get("/v1/instruments", response_model=InstrumentList, responses=described(401, 403, 503))
+    async def list_instruments(request: Request) -> Response:
+        """All instruments that this server has seen, and the caller may see, with their state."""
+        access = reader.check(request)
+        names = [name for name in sorted(reader.hub.instruments()) if access.covers(name)]
+        return _json({"instruments": [reader.summary(name) for name in names]})
 
-    @api.get("/v1/instruments/{instrument:path}/book", response_model=BookSnapshot, responses=_described(404, 422, 503))
+    @api.get(
+        "/v1/instruments/{instrument:path}/book",
+        response_model=BookSnapshot,
+        responses=described(401, 403, 404, 422, 503),
+    )
     async def get_book(
+        request: Request,
         instrument: str,
         depth: Annotated[int, Query(ge=0, le=DEPTH_MAX, description="Levels of each side; 0 is the full book.")] = 50,
     ) -> Response:
         """The book now."""
-        reader.check(instrument)
+        reader.check(request, StreamKey(instrument, Channel.BOOK, depth))
         return _json(reader.book(instrument, depth))
 
-    @api.get("/v1/instruments/{instrument:path}/trades", response_model=TradeList, responses=_described(404, 422, 503))
+    @api.get(
+        "/v1/instruments/{instrument:path}/trades",
+        response_model=TradeList,
+        responses=described(401, 403, 404, 422, 503),
+    )
     async def get_trades(
-        instrument: str, limit: Annotated[int, Query(ge=1, le=TRADES_MAX, description="Trades at most.")] = 50
+        request: Request,
+        instrument: str,
+        limit: Annotated[int, Query(ge=1, le=TRADES_MAX, description="Trades at most.")] = 50,
     ) -> Response:
         """The last trades."""
-        reader.check(instrument)
+        reader.check(request, StreamKey(instrument, Channel.TRADES))
         return _json(reader.trades(instrument, limit))
 
     @api.get("/v1/stream", include_in_schema=False)
     async def stream() -> Response:
         """A plain request where a WebSocket handshake belongs."""
         detail = f"connect with a WebSocket client that offers one of {', '.join(CODECS)}"
-        return _problem(426, detail, {"Upgrade": "websocket", "Connection": "Upgrade"})
-
-
-def _add_errors(api: FastAPI) -> None:
-    @api.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers) if error.headers else None
-        return _problem(error.status_code, str(error.detail), headers)
-
-    @api.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> Response:
-        faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
-        return _problem(422, "; ".join(faults))
+        return problem(426, detail, {"Upgrade": "websocket", "Connection": "Upgrade"})

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+from services.auth.setup import check_exposure
 from services.config import Settings, environment_of
 from services.serving import bind
 from services.signals import end_with_parent, stop_on_signals
@@ -37,8 +38,9 @@ async def run_supervisor(settings: Settings) -> bool:
         Whether all workers ended well.
 
     Raises:
-        UserError: The public port is taken, Kafka cannot be reached, or its topics are missing.
+        UserError: The port would be open to everyone or is taken, Kafka cannot be reached, or its topics are missing.
     """
+    check_exposure(settings)
     stop = stop_on_signals()
     with bind(settings.http_host, settings.http_port, "DEPTHCAST_HTTP_PORT") as public:  # held, so nobody else takes it
         settings = settings.model_copy(update={"http_port": public.getsockname()[1]})

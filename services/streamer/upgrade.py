@@ -7,6 +7,7 @@ What differs from uvicorn's own:
 """
 
 import asyncio
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -20,9 +21,12 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from protos.codec import Codec
+from services.auth.store import StoreDown
 from services.streamer.clients import Clients
-from services.streamer.handshake import respond, unavailable
+from services.streamer.entrance import Denied, Ticketed, admit, enter
+from services.streamer.handshake import plain, respond, unavailable
 from services.streamer.ws import Connection
+from streamer.access import Access
 
 HEAD_BYTES_MAX = 16 * 1024
 """Request line and headers. A token of 4 KiB and a browser's cookies fit."""
@@ -50,6 +54,8 @@ class StreamHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = False
         self._refused = False
+        self._redeeming: asyncio.Task[None] | None = None
+        self._early = b""  # what came before the stream was open
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.connections.add(self)
@@ -61,6 +67,8 @@ class StreamHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._clients.heads.stop(self)
         self._clients.endings.stop(self)
+        if self._redeeming is not None:
+            self._redeeming.cancel()
         super().connection_lost(exc)
 
     def abort(self) -> None:
@@ -69,6 +77,9 @@ class StreamHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
+            return
+        if self._redeeming is not None:  # TLS had it already when reading was paused
+            self._early += data
             return
         self._unset_keepalive_if_required()
         try:
@@ -112,13 +123,8 @@ class StreamHttpProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text)
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
-        if self._refused:
-            return
-        body = text.encode() + b"\n"
-        headers = Headers(
-            {"Connection": "close", "Content-Length": str(len(body)), "Content-Type": "text/plain; charset=utf-8"}
-        )
-        self._end_with(Response(status, status.phrase, headers, body))
+        if not self._refused:
+            self._end_with(plain(status, text))
 
     def _end_with(self, response: Response) -> None:
         """Send ``response`` and half-close: closing at once, with input unread, would reset it away."""
@@ -133,11 +139,47 @@ class StreamHttpProtocol(HttpToolsProtocol):
     def _upgrade(self, rest: bytes) -> None:
         if self._refused:  # for its head, by a callback of the parser
             return
-        response, codec = self._handshake()
+        clients, request = self._clients, self._request()
+        response, codec = respond(request)
         if codec is None:
-            self._end_with(response)
+            self._deny(response)
             return
-        connection = Connection(self._clients, codec, self.transport)
+        if reason := clients.why_closed():
+            self._deny(unavailable(reason, RETRY_AFTER_S))
+            return
+        entry = enter(clients.gate, request, clients.clock.now_ns())
+        if isinstance(entry, Denied):
+            self._deny(plain(entry.status, entry.text))
+        elif isinstance(entry, Ticketed):
+            self.transport.pause_reading()
+            self._early = rest
+            clients.heads.start(self)
+            self._redeeming = asyncio.create_task(self._redeem(entry.ticket, response, codec), name="ticket")
+        else:
+            self._open(response, codec, rest, entry)
+
+    async def _redeem(self, ticket: str, response: Response, codec: Codec) -> None:
+        clients, entry = self._clients, None
+        with suppress(StoreDown):
+            entry = admit(clients.gate, await clients.gate.redeem(ticket))
+        clients.heads.stop(self)
+        self.transport.resume_reading()
+        if entry is None:  # who cannot be checked does not come in
+            self._deny(unavailable("tickets cannot be redeemed now", RETRY_AFTER_S))
+        elif isinstance(entry, Denied):
+            self._deny(plain(entry.status, entry.text))
+        elif reason := clients.why_closed():
+            self._deny(unavailable(reason, RETRY_AFTER_S))
+        else:
+            self._open(response, codec, self._early, entry)
+
+    def _deny(self, response: Response) -> None:
+        self._clients.metrics.handshakes.labels(str(int(response.status_code))).inc()
+        self._end_with(response)
+
+    def _open(self, response: Response, codec: Codec, rest: bytes, access: Access | None) -> None:
+        self._clients.metrics.handshakes.labels("101").inc()
+        connection = Connection(self._clients, codec, self.transport, access)
         self.connections.discard(self)
         self.transport.set_protocol(connection)
         self.parser = None  # type: ignore[assignment]  # it refers to us: without this the pair would live until the next garbage collection
@@ -145,18 +187,10 @@ class StreamHttpProtocol(HttpToolsProtocol):
         if rest:
             connection.data_received(rest)
 
-    def _handshake(self) -> tuple[Response, Codec | None]:
-        clients = self._clients
-        response, codec = respond(
-            Request(
-                self.url.decode("latin-1"),
-                Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.scope["headers"]]),
-                self.scope["method"],
-                f"HTTP/{self.scope['http_version']}",
-            )
+    def _request(self) -> Request:
+        return Request(
+            self.url.decode("latin-1"),
+            Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.scope["headers"]]),
+            self.scope["method"],
+            f"HTTP/{self.scope['http_version']}",
         )
-        outcome = str(int(response.status_code))
-        if codec is not None and (reason := clients.why_closed()):
-            response, codec, outcome = unavailable(reason, RETRY_AFTER_S), None, "503"
-        clients.metrics.handshakes.labels(outcome).inc()
-        return response, codec

@@ -14,9 +14,12 @@ from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
 
 from protos.codec import Codec, CodecError
 from protos.messages import CloseCode, Error
+from services.auth.sessions import Wanted, dump
 from services.streamer.clients import Clients
 from services.streamer.handshake import LOGGER
-from streamer.session import DoClose, DoPing, DoSubscribe, DoUnsubscribe, Effect, Reply, Session
+from streamer.access import Access
+from streamer.effects import DoAdmit, DoClose, DoPing, DoRestore, DoSubscribe, DoUnsubscribe, Effect, Reply
+from streamer.session import Session
 
 PING = b"\x89\x00"
 NO_CODE = 1005
@@ -61,11 +64,17 @@ class Connection(asyncio.Protocol):
         "_outbox",
         "_paused",
         "_sent_code",
-        "_session",
         "_transport",
+        "session",
     )
 
-    def __init__(self, clients: Clients, codec: Codec, transport: asyncio.Transport) -> None:
+    def __init__(
+        self, clients: Clients, codec: Codec, transport: asyncio.Transport, access: Access | None = None
+    ) -> None:
+        """
+        Args:
+            access: What the handshake proved.
+        """
         hub = clients.hub
         self._clients = clients
         self._codec = codec
@@ -78,15 +87,21 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._sent_code = 0  # of the close frame; when not 0, nothing more is sent or obeyed
         self._outbox = hub.attach(codec)
-        self._session = Session(
-            os.urandom(12).hex(), hub.limits, hub, self._outbox.lanes.keys(), clients.clock.now_ns()
+        self.session = Session(
+            os.urandom(12).hex(),
+            hub.limits,
+            hub,
+            self._outbox.lanes.keys(),
+            clients.clock.now_ns(),
+            clients.gate.door,
+            access,
         )
 
     def open(self, head: bytes) -> None:
         """Send the handshake response and, in the same write, the Welcome."""
         self._transport.set_write_buffer_limits(high=0)
         self._clients.opened(self._outbox, self)
-        for effect in self._session.open():
+        for effect in self.session.open():
             self._perform(effect, 0)
         self._write(head + self._payload())
 
@@ -95,7 +110,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         frames = self._frames
         frames.receive_data(data)
-        self._session.pong(self._clients.clock.now_ns())
+        self.session.pong(self._clients.clock.now_ns())
         for event in frames.events_received():
             if not self._sent_code:
                 self._on_frame(event)  # type: ignore[arg-type]  # requests are parsed while connecting only
@@ -141,9 +156,9 @@ class Connection(asyncio.Protocol):
             command = self._codec.decode_command(data)
         except CodecError as error:
             clients.commands["malformed"].inc()
-            effects = self._session.bad_command(now_ns, str(error))
+            effects = self.session.bad_command(now_ns, str(error))
         else:
-            effects = self._session.receive(command, now_ns)
+            effects = self.session.receive(command, now_ns)
             refused = any(isinstance(effect, Reply) and isinstance(effect.message, Error) for effect in effects)
             clients.commands["refused" if refused else "accepted"].inc()
         for effect in effects:
@@ -157,8 +172,16 @@ class Connection(asyncio.Protocol):
                 outbox.reply(message)
             case DoSubscribe(id=command_id, key=key, resume=resume, slow_policy=slow_policy):
                 hub.subscribe(outbox, key, resume, slow_policy, now_ns, command_id)
+                self._clients.gate.sessions.changed(self.session.id, self.kept)
             case DoUnsubscribe(id=command_id, stream=stream):
                 hub.unsubscribe(outbox, stream, command_id)
+                self._clients.gate.sessions.changed(self.session.id, self.kept)
+            case DoRestore(id=command_id, session_id=session_id):
+                self._clients.gate.restore(self, command_id, session_id)
+            case DoAdmit(access=access):
+                self._clients.gate.admitted(self, access)
+                if any(access.refuses(key) for key, _ in hub.subscriptions(outbox)):
+                    self.close(CloseCode.FORBIDDEN, "the new token does not allow what you are subscribed to")
             case DoPing():
                 self._write(PING)
             case DoClose(code=code, reason=reason):
@@ -219,15 +242,42 @@ class Connection(asyncio.Protocol):
         self._controls = 0
         now_ns = self._clients.clock.now_ns()
         if self._paused:  # it cannot see a ping now; the outbox judges a peer that does not read
-            self._session.pong(now_ns)
-        for effect in self._session.tick(now_ns):
+            self.session.pong(now_ns)
+        for effect in self.session.tick(now_ns):
             if not (self._paused and isinstance(effect, DoPing)):
                 self._perform(effect, now_ns)
 
     def drain(self, retry_after_ms: int) -> None:
         """Announce that this server stops."""
-        for effect in self._session.drain(retry_after_ms):
+        for effect in self.session.drain(retry_after_ms):
             self._perform(effect, 0)
+        self.flush()
+
+    # ---- who it is
+
+    def expire(self, now_ns: int) -> None:
+        """The token ends soon, or has ended."""
+        for effect in self.session.expire(now_ns):
+            self._perform(effect, now_ns)
+        self.flush()
+
+    def turn_away(self) -> None:
+        """Its subject has more connections than it may."""
+        self.close(CloseCode.TOO_MANY, "too many connections of your token's subject")
+
+    def kept(self) -> str:
+        """What it is subscribed to; "" when the hub has taken that from it already."""
+        if self._outbox.close_code is not None:
+            return ""
+        return dump(self.session.access.subject, self._clients.hub.subscriptions(self._outbox))
+
+    def restored(self, command_id: int, found: list[Wanted] | Error) -> None:
+        """The answer to a `restore`."""
+        now_ns = self._clients.clock.now_ns()
+        effects = [Reply(found)] if isinstance(found, Error) else self.session.restored(command_id, found)
+        for effect in effects:
+            self._perform(effect, now_ns)
+        self._clients.wake()
         self.flush()
 
     # ---- the end
@@ -239,7 +289,7 @@ class Connection(asyncio.Protocol):
         if self._outbox.close_code is None:
             self.flush()
         self._sent_code = code
-        self._session.closed()
+        self.session.closed()
         self._clients.detach(self._outbox)
         self._clients.endings.start(self)
         if self._frames.state is OPEN:
@@ -262,7 +312,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._sent_code = self._sent_code or ABNORMAL
-        self._session.closed()
+        self.session.closed()
         self._clients.detach(self._outbox)
         self._clients.closed(self, self._sent_code)
         self._frames.parser.close()  # a generator that refers to its owner: only the collector would free the pair

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from protos.messages import BookUpdate, Channel, Subscribe
+from services.auth.gate import Gate
 from services.config import Settings
 from services.metrics import Metrics
 from services.streamer.app import limits_of
@@ -33,7 +34,9 @@ async def flushing(hub: SlowHub, settings: Settings, seconds: float, *, busy: bo
     """Run the loop for a while; returns flushes per second."""
     metrics, clock = Metrics(), Clock()
     flusher = Flusher(hub, settings, metrics, clock)
-    task = asyncio.create_task(flusher.run(Clients(hub, settings, metrics, clock, flusher.wake)))
+    task = asyncio.create_task(
+        flusher.run(Clients(hub, settings, metrics, clock, flusher.wake, Gate(settings, metrics, clock)))
+    )
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if busy:

@@ -8,7 +8,8 @@ from pydantic import TypeAdapter
 
 from protos.fixed import scaled
 from protos.messages import BookState, BookUpdate, Flag, Reason, Scale, Side, StatusUpdate, Trade, TradesUpdate
-from services.streamer.http import BookSnapshot, InstrumentList, Problem, PublicTrade, TradeList
+from services.streamer.http import BookSnapshot, InstrumentList, PublicTrade, TradeList
+from services.streamer.problems import Problem
 from tests.support.endpoint import BTC, Rig, running
 
 CHF = "kraken:spot:XBT/CHF"
@@ -127,10 +128,14 @@ async def test_openapi_has_models_examples_and_every_error(http: httpx.AsyncClie
         "/v1/instruments",
         "/v1/instruments/{instrument}/book",
         "/v1/instruments/{instrument}/trades",
+        "/v1/token",
+        "/v1/ticket",
     }
     for path, operations in spec["paths"].items():
-        responses = operations["get"]["responses"]
-        assert set(responses) == ({"200", "503"} if path == "/v1/instruments" else {"200", "404", "422", "503"})
+        (operation,) = operations.values()
+        responses = operation["responses"]
+        own = {"/v1/instruments": set(), "/v1/token": {"400", "404"}, "/v1/ticket": {"400", "404"}}
+        assert set(responses) == {"200", "401", "403", "503"} | own.get(path, {"404", "422"})
         for status, response in responses.items():
             media = "application/json" if status == "200" else "application/problem+json"
             assert list(response["content"]) == [media], (path, status)
