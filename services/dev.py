@@ -11,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from protos.messages import Channel
 from protos.topics import Topics
 from services.config import Settings
@@ -21,7 +19,7 @@ from services.feed.files import Captured, read_capture
 from services.feed.replay import Replay, check_found
 from services.kafka import Producer
 from services.probe import Probe
-from services.stack import Stack, free_port
+from services.stack import Stack, free_port, local_http
 
 Feeding = asyncio.Future[None]
 """The feed, while it feeds."""
@@ -129,7 +127,7 @@ def _say(line: str) -> None:
 async def _instruments(stack: Stack, feeding: Feeding) -> list[str]:
     """Instruments that the streamer knows; waits for the feed's first ticks, and a moment for more instruments."""
     names: list[str] = []
-    async with httpx.AsyncClient(timeout=5.0) as http:
+    async with local_http() as http:
         for _ in range(FIRST_TICK_POLLS):
             _check(stack, feeding)
             answer = (await http.get(f"{stack.http_url}/v1/instruments")).json()

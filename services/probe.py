@@ -50,6 +50,10 @@ class Probe:
                 return
             await asyncio.sleep(_POLL_S)
 
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        return self._client.core.subscriptions if self._client is not None else []
+
     async def _run(self, client: Client) -> None:
         async for event in client:
             if isinstance(event, Updated):

@@ -6,6 +6,7 @@ Everything expected comes from the capture; everything observed comes from a cli
 
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ingest.checksum import CHECKSUMS
@@ -19,6 +20,8 @@ Number = tuple[int, int]
 """A decimal number as (mantissa, exponent) without trailing zeros."""
 Quote = tuple[tuple[Number, Number] | None, tuple[Number, Number] | None]
 """(price, size) of the best bid and of the best ask; None for an empty side."""
+Texts = tuple[Sequence[str], Sequence[str]]
+"""The same as the venue wrote it."""
 
 TIER_DEPTHS = tuple(depth for depth in DEPTHS if depth)
 """The full book is left to its digests: hashing thousands of levels at each of its updates would take minutes."""
@@ -33,9 +36,11 @@ class Report:
 
     messages: int = 0  # records put into Kafka
     updates: int = 0  # raw book updates that reached the client
+    lost: int = 0  # messages of a book that never did, once it had begun
     checksums_passed: int = 0
     checksums_failed: int = 0  # differ, or never reached the client
     bbo_checked: int = 0
+    bbo_exact: int = 0  # of these, with a quote at exactly the book's sequence
     bbo_failed: int = 0  # the venue's quote at exactly the book's sequence differs
     bbo_omitted: int = 0  # its latest quote before the book's sequence differs
     gaps: int = 0  # broken chains in the client, and gaps that the server announced
@@ -48,9 +53,10 @@ class Report:
 
     def holds(self) -> bool:
         """Nothing failed, and there was something that could."""
-        failed = (self.checksums_failed, self.bbo_failed, self.gaps, self.digests_failed, self.tiers_failed, self.dlq)
+        failed = (self.checksums_failed, self.bbo_failed, self.digests_failed, self.tiers_failed)
+        missing = (self.lost, self.gaps, self.dlq)
         seen = (self.updates, self.digests_passed, self.tiers_checked)
-        return not any(failed) and all(seen) and self.bbo_omitted <= OMISSIONS_MAX
+        return not any(failed + missing) and all(seen) and self.bbo_omitted <= OMISSIONS_MAX
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -64,7 +70,8 @@ class Referee:
         self._checksums: dict[tuple[str, int], int] = {}
         self._seen_checksums: dict[tuple[str, int], int] = {}
         self._venue: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # (seq, venue sequence), ascending
-        self._quotes: defaultdict[str, dict[int, Quote]] = defaultdict(dict)  # by venue sequence
+        self._sent: defaultdict[str, list[int]] = defaultdict(list)  # seq of each message of a book, ascending
+        self._quotes: defaultdict[str, dict[int, Texts]] = defaultdict(dict)  # by venue sequence
         self._seen_quotes: dict[tuple[str, int], Quote] = {}
         self._tops: dict[tuple[str, int], dict[int, int]] = {}  # hash of the top levels, by depth
         self._seen_tops: list[tuple[str, int, int, int]] = []
@@ -82,7 +89,9 @@ class Referee:
                     venue = self._venue[instrument]
                     venue.append((seq, max(event.last, venue[-1][1] if venue else 0)))
             elif isinstance(event, QuoteEvent) and event.last is not None:
-                self._quotes[instrument][event.last] = (_side(*event.bid), _side(*event.ask))
+                self._quotes[instrument][event.last] = (event.bid, event.ask)
+        if has_book:
+            self._sent[instrument].append(seq)
         return has_book
 
     def saw(self, instrument: str, channel: Channel, depth: int, seq: int, book: Book, scale: Scale) -> None:
@@ -107,6 +116,9 @@ class Referee:
                 report.checksums_passed += 1
             else:
                 report.checksums_failed += 1
+        for instrument, sent in self._sent.items():
+            seen = [seq for seq in sent if (instrument, seq) in self._tops]
+            report.lost += len(sent) - sent.index(seen[0]) - len(seen) if seen else len(sent)
         for instrument, depth, seq, have in self._seen_tops:
             report.tiers_checked += 1
             report.tiers_failed += self._tops.get((instrument, seq), {}).get(depth) != have
@@ -114,19 +126,21 @@ class Referee:
             self._judge_quotes(report, instrument, quotes)
         return report
 
-    def _judge_quotes(self, report: Report, instrument: str, quotes: dict[int, Quote]) -> None:
+    def _judge_quotes(self, report: Report, instrument: str, quotes: dict[int, Texts]) -> None:
         sequences = sorted(quotes)
         for seq, last in self._venue[instrument]:
             seen = self._seen_quotes.get((instrument, seq))
             index = bisect_right(sequences, last) - 1
             if seen is None or index < 0:
                 continue
+            bid, ask = quotes[sequences[index]]
+            differs = seen != (_side(*bid), _side(*ask))
             report.bbo_checked += 1
-            if seen != quotes[sequences[index]]:
-                if sequences[index] == last:
-                    report.bbo_failed += 1
-                else:
-                    report.bbo_omitted += 1
+            if sequences[index] == last:
+                report.bbo_exact += 1
+                report.bbo_failed += differs
+            else:
+                report.bbo_omitted += differs
 
 
 def _hash(book: Book, depth: int) -> int:

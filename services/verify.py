@@ -7,11 +7,11 @@ processes of their own. What the books must be comes from the capture alone, see
 import asyncio
 import json
 import uuid
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
-
-import httpx
 
 from ingest.events import MapError
 from ingest.pipeline import seq_of
@@ -26,13 +26,16 @@ from services.feed.router import Router, TickOut
 from services.kafka import Producer
 from services.probe import Probe
 from services.referee import TIER_DEPTHS, Referee, Report
-from services.stack import Stack
+from services.stack import Stack, local_http
 
 WINDOW_BYTES = 32 * 1024
-"""Sent ahead of what the client has confirmed: far below a client's hard mark, as a raw stream may not be conflated."""
+WINDOWS = 3
+"""Sent ahead of what the client has confirmed: far below a client's marks, so that nothing is conflated."""
 CONFIRM_S = 5.0
 """Records of a book that waits for its snapshot are never confirmed; neither is what the system lost."""
 DIGEST_INTERVAL_MS = 500
+DIGESTS_S = 5.0
+"""Waited for a last digest of each book, of which the report counts what came."""
 
 _ENVIRONMENT = {
     "DEPTHCAST_AUTH": "none",  # our client has no token
@@ -118,7 +121,7 @@ class _Verification:
                 + [(name, Channel.BOOK, depth) for name in feeds for depth in TIER_DEPTHS]
             )
             await self._play(producer)
-            await asyncio.sleep(4 * DIGEST_INTERVAL_MS / 1000)
+            await self._digested(probe)
         finally:
             await producer.stop()
             await probe.stop()
@@ -135,7 +138,7 @@ class _Verification:
         """Make the instruments known before their first message, so that the client can be there to see it."""
         for name, feed in feeds.items():
             await self._deliver(producer, _Record(Router(feed).control(TickKind.DISCONNECTED, name, 0), 0))
-        async with httpx.AsyncClient(timeout=5.0) as http, asyncio.timeout(30):
+        async with local_http() as http, asyncio.timeout(30):
             while True:
                 known = (await http.get(f"{self._stack.http_url}/v1/instruments")).json()["instruments"]
                 if {item["instrument"] for item in known} >= feeds.keys():
@@ -145,29 +148,46 @@ class _Verification:
     async def _play(self, producer: Producer) -> None:
         window: list[_Record] = []
         size = 0
+        expected: deque[dict[str, int]] = deque()
         for record in self._records:
             window.append(record)
             size += len(record.tick.value)
             if size >= WINDOW_BYTES:
-                await self._send(producer, window)
+                expected.append(await self._send(producer, window))
                 window, size = [], 0
-        await self._send(producer, window)
+                if len(expected) == WINDOWS:
+                    await self._confirmed(expected.popleft())
+        expected.append(await self._send(producer, window))
+        for last in expected:
+            await self._confirmed(last)
 
-    async def _send(self, producer: Producer, window: list[_Record]) -> None:
-        """Put records into Kafka and wait until the client has the last book of each instrument."""
+    async def _send(self, producer: Producer, window: list[_Record]) -> dict[str, int]:
+        """Put records into Kafka; returns the last seq of each book that they change."""
         offsets = await asyncio.gather(*(self._deliver(producer, record) for record in window))
-        expected: dict[str, int] = {}
+        last: dict[str, int] = {}
         for record, offset in zip(window, offsets, strict=True):
             name, value, headers = record.tick
             if HEADER_CONTENT_TYPE not in headers and self._referee.sent(record.feed, name, seq_of(offset), value):
-                expected[name] = seq_of(offset)
+                last[name] = seq_of(offset)
+        return last
+
+    async def _confirmed(self, last: dict[str, int]) -> None:
+        """Wait until the client has these."""
         try:
             async with asyncio.timeout(CONFIRM_S):
-                while any(self._reached.get(name, 0) < seq for name, seq in expected.items()):
+                while any(self._reached.get(name, 0) < seq for name, seq in last.items()):
                     self._moved.clear()
                     await self._moved.wait()
         except TimeoutError:
             return  # the report will say what is missing
+
+    async def _digested(self, probe: Probe) -> None:
+        """Wait for one more digest of each book, that of its end."""
+        before = {id(it): it.digests_passed + it.digests_failed for it in probe.subscriptions if it.has_book}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DIGESTS_S):
+                while any(it.digests_passed + it.digests_failed == before.get(id(it)) for it in probe.subscriptions):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
 
     async def _deliver(self, producer: Producer, record: _Record) -> int:
         settings, key = self._stack.settings, record.tick.instrument.encode()

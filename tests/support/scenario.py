@@ -12,8 +12,6 @@ from contextlib import suppress
 from random import Random
 from typing import NamedTuple, Self
 
-import httpx
-
 from protos.book import Book
 from protos.messages import (
     BookUpdate,
@@ -44,7 +42,7 @@ from services.client.events import (
 from services.client.subscription import Subscription
 from services.config import Settings, load_settings
 from services.kafka import EARLIEST, Producer, Reader, Record
-from services.stack import Stack
+from services.stack import Stack, local_http
 from tests.support.brokers import TestBroker
 from tests.support.captures import Tick, ticks_of
 
@@ -144,7 +142,7 @@ class Feed:
             found = (await http.get(f"{stack.http_url}/v1/instruments")).json()["instruments"]
             return {item["instrument"] for item in found} >= set(self.instruments)
 
-        async with httpx.AsyncClient(timeout=5.0) as http:
+        async with local_http() as http:
             await until(known, "instruments known")
 
     def flow(self) -> None:

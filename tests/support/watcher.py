@@ -8,8 +8,6 @@ from decimal import Decimal
 from types import TracebackType
 from typing import NamedTuple, Self
 
-import httpx
-
 from ingest.pipeline import seq_of
 from protos.book import Book
 from protos.messages import Channel, Flag, Levels, QuoteUpdate, Scale
@@ -21,7 +19,7 @@ from services.client.subscription import Subscription
 from services.config import Settings, load_settings
 from services.feed.router import Router, TickOut
 from services.kafka import Producer
-from services.stack import Stack
+from services.stack import Stack, local_http
 
 DIGEST_MS = 300
 WAIT_S = 20.0
@@ -109,7 +107,7 @@ class Watcher:
                 self._subscriptions[name, channel] = await self._client.subscribe(name, channel, depth)
 
     async def _until_known(self, names: Iterable[str]) -> None:
-        async with httpx.AsyncClient(timeout=5.0) as http, asyncio.timeout(WAIT_S):
+        async with local_http() as http, asyncio.timeout(WAIT_S):
             while True:
                 known = (await http.get(f"{self.stack.http_url}/v1/instruments")).json()["instruments"]
                 if set(names) <= {item["instrument"] for item in known}:
