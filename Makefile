@@ -5,6 +5,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 QUICK := $(wildcard tests/test_*.py $(addprefix tests/,protos ingest streamer services loadtest))
 
+THOROUGH := $(wildcard $(addprefix tests/,rfc6455 security real_clients fuzz faults integration))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench proto lock clean
 
@@ -21,7 +23,7 @@ demo: .venv/.runtime
 	@exec $(BIN)/depthcast dev
 
 test: .venv/.dev
-	$(BIN)/python -m pytest $(QUICK) $(wildcard tests/integration) $(PYTEST)
+	$(BIN)/python -m pytest $(QUICK) $(THOROUGH) $(PYTEST)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

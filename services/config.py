@@ -175,7 +175,41 @@ class Settings(BaseSettings):
     connections_max: Count = Field(
         20_000, description="Connections that one streamer accepts; the next gets 503 and a Retry-After."
     )
+    connections_per_address_max: Count = Field(
+        10_000,
+        description="Connections of one IP address (IPv6: /64 network) to one streamer; the next gets 429.",
+    )
+    handshakes_per_s: Count = Field(
+        2_000, description="Connections that one streamer accepts per second, and at once; the next gets 503."
+    )
+    connection_age_max_ms: Milliseconds = Field(
+        _LIMITS.connection_age_max_ms,
+        description="Milliseconds after which, or up to a tenth earlier, a connection is told to reconnect: 1012.",
+    )
+    request_timeout_ms: Milliseconds = Field(
+        _LIMITS.request_timeout_ms,
+        description="Milliseconds for a handshake or an HTTP request to arrive, and for its response to be read.",
+    )
+    head_bytes_max: Bytes = Field(
+        _LIMITS.head_bytes_max, description="Bytes of a request line and its headers; more get 431."
+    )
+    headers_max: Count = Field(_LIMITS.headers_max, description="Headers of a request; more get 431.")
+    body_bytes_max: Bytes = Field(_LIMITS.body_bytes_max, description="Bytes of a request's body; more get 413.")
     subscriptions_max: Count = Field(_LIMITS.subscriptions_max, description="Subscriptions of one connection.")
+    command_bytes_max: Bytes = Field(
+        _LIMITS.command_bytes_max, description="Bytes of one command; a longer one closes with 1009."
+    )
+    commands_per_s: Count = Field(
+        _LIMITS.commands_per_s, description="Commands of one connection per second, after a burst."
+    )
+    commands_burst: Count = Field(
+        _LIMITS.commands_burst,
+        description="Commands that one connection may send at once; each over the rate is a fault.",
+    )
+    controls_max: Count = Field(
+        _LIMITS.controls_max, description="Pings and pongs of a client per heartbeat interval; more close with 1008."
+    )
+    fragments_max: Count = Field(_LIMITS.fragments_max, description="Frames of one message; more close with 1008.")
     flush_interval_min_ms: float = Field(
         1.0, ge=0.1, le=1_000, description="Milliseconds between flushes at least: the latency of an idle streamer."
     )

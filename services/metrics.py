@@ -22,6 +22,13 @@ from protos.messages import BookState, Channel, CloseCode, Reason
 LATENCY_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Seconds, 100 us to 2.5 s: below is noise of the clock, above is an outage and not a latency."""
 
+LIMITS = (
+    *("sockets", "connections", "connections_per_address", "handshake_rate", "connection_age"),
+    *("head_size", "body_size", "request_timeout"),
+    *("command_size", "command_rate", "subscriptions", "controls", "fragments"),
+)
+"""What a client can run into, by the setting that says how far it may go."""
+
 Samples = float | Mapping[tuple[str, ...], float]
 """One value, or one for each combination of label values."""
 
@@ -155,6 +162,8 @@ class Metrics:
             "disconnects_total", "Stream connections closed, by code.", "code", known=codes
         )
         self.handshakes = self._counter("handshakes_total", "Stream handshakes, by outcome.", "outcome")
+        limited = self._counter("limited_total", "Times that a client ran into a limit.", "limit", known=LIMITS)
+        self.limited = {limit: limited.labels(limit) for limit in LIMITS}
         self.subscriptions = self._sampled("subscriptions", "Subscriptions of all connections.")
         self.streams = self._sampled("streams", "Streams that have a listener.")
         self.commands = self._counter(

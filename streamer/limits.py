@@ -32,6 +32,27 @@ class Limits:
     commands_burst: int = 1_200
     commands_per_s: int = 50
 
+    # Pings and pongs of a client per heartbeat interval. Browsers send none, libraries one in 10 to 20 s.
+    controls_max: int = 120
+
+    # Frames of one message. A command has 4 KiB at most; nobody needs to send it byte by byte.
+    fragments_max: int = 64
+
+    # Long enough that nobody notices, short enough that a pod's share of the clients becomes fair again, and that no
+    # client can forget how to reconnect. Each connection ends up to a tenth earlier, so that they do not come together.
+    connection_age_max_ms: int = 86_400_000
+
+    # Request line and headers: a token of 8 KiB and a browser's cookies fit.
+    head_bytes_max: int = 16 * 1024
+    headers_max: int = 100
+
+    # What an HTTP request may bring besides its head: an identity provider's token.
+    body_bytes_max: int = 16 * 1024
+
+    # For a whole request to arrive, and for a response to be taken: a peer that does either byte by byte holds a socket
+    # for this long at most.
+    request_timeout_ms: int = 10_000
+
     # The tenth fault closes the connection: a looping client would otherwise cost a reply each time. One is forgiven
     # per minute, so that typing errors on a connection that lives for weeks do not add up.
     bad_commands_max: int = 10

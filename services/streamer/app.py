@@ -7,6 +7,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable
+from dataclasses import fields
 
 from services.admin import Admin
 from services.auth.revoking import revocations_route
@@ -66,15 +67,8 @@ async def run_streamer(
 
 def limits_of(settings: Settings) -> Limits:
     """The core's limits, with the operator's wishes."""
-    return Limits(
-        outbox_soft_bytes=settings.outbox_soft_bytes,
-        outbox_hard_bytes=settings.outbox_hard_bytes,
-        outbox_stall_ms=settings.outbox_stall_ms,
-        subscriptions_max=settings.subscriptions_max,
-        heartbeat_interval_ms=settings.heartbeat_interval_ms,
-        digest_interval_ms=settings.digest_interval_ms,
-        stale_after_ms=settings.stale_after_ms,
-    )
+    wishes = {field.name: getattr(settings, field.name) for field in fields(Limits) if hasattr(settings, field.name)}
+    return Limits(**wishes)
 
 
 async def _wait_for(event: asyncio.Event, stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:

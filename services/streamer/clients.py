@@ -11,6 +11,7 @@ from protos.messages import CloseCode
 from services.auth.gate import Gate, Guest
 from services.config import Settings
 from services.metrics import Metrics
+from services.streamer.admission import Admission
 from services.streamer.clock import Clock
 from streamer.hub import Hub
 from streamer.outbox import Outbox
@@ -19,14 +20,18 @@ BEATS = 60
 """Parts of the heartbeat interval: the wheel visits a part of the connections at each, so pings are spread over it."""
 TIMER_S = 0.001
 """Resolution of the event loop's timers. Added to each beat, so that a visit is never early for its ping."""
-HEAD_S = 10.0
-"""Seconds for a whole request head. A peer that sends it byte by byte holds a socket for this long at most."""
 CLOSE_S = 2.0
 """Seconds for our close frame to leave and the peer to answer it; then the socket is aborted."""
 SLICE = 200
 """Connections told or closed in one turn of the event loop, about 2 ms."""
 WAVES_PER_S = 10
 RETRY_MIN_MS = 100
+RETRY_MAX_MS = 1_000
+"""For one connection that is to come back; those of a draining server are spread over its window."""
+AGE_JITTER = 0.1
+
+
+_RNG = random.SystemRandom()
 
 
 class Ending(Protocol):
@@ -37,6 +42,11 @@ class Ending(Protocol):
 
 class Member(Ending, Guest, Protocol):
     """A stream connection, as the wheel and the flush loop see it."""
+
+    @property
+    def address(self) -> str:
+        """Of the client."""
+        ...
 
     def flush(self) -> None: ...
 
@@ -58,6 +68,10 @@ class Deadlines:
         """Give it the full time, anew if it had some left."""
         self._until.pop(ending, None)
         self._until[ending] = time.monotonic_ns() + self._timeout_ns
+
+    def begin(self, ending: Ending) -> None:
+        """Give it the full time if it has none yet."""
+        self._until.setdefault(ending, time.monotonic_ns() + self._timeout_ns)
 
     def stop(self, ending: Ending) -> None:
         self._until.pop(ending, None)
@@ -100,16 +114,16 @@ class Clients:
         self.clock = clock
         self.wake = wake
         self.members: dict[Outbox, Member] = {}
-        self.heads = Deadlines(HEAD_S)
+        self.admission = Admission(settings)
+        self.requests = Deadlines(hub.limits.request_timeout_ms / 1e3)
         self.endings = Deadlines(CLOSE_S)
         self.draining = False
-        self.open = 0
         self._none_open = asyncio.Event()
         self._none_open.set()
         self.sends = 0
         self.sent_bytes = 0
         self.commands = {outcome: metrics.commands.labels(outcome) for outcome in ("accepted", "refused", "malformed")}
-        self._connections_max = settings.connections_max
+        self._age_ns = hub.limits.connection_age_max_ms * 1_000_000
         self._beat_s = settings.heartbeat_interval_ms / 1e3 / BEATS + TIMER_S
 
     def why_not_ready(self) -> str:
@@ -118,15 +132,26 @@ class Clients:
             return "this server is shutting down"
         return "" if self.hub.ready else "the books are catching up with Kafka"
 
-    def why_closed(self) -> str:
-        """Why no connection is taken now; empty when one is."""
-        if self.open >= self._connections_max:
-            return "this server has all the connections it may have"
-        return self.why_not_ready()
+    @property
+    def open(self) -> int:
+        """Stream connections whose socket is open."""
+        return self.admission.open
+
+    def retire_ns(self) -> int:
+        """When a connection that opens now is to make place; no two at the same time."""
+        return self.clock.now_ns() + int(self._age_ns * (1 - AGE_JITTER * _RNG.random()))
+
+    def retry_after_ms(self) -> int:
+        """When one client that is sent away should be back."""
+        return _RNG.randrange(RETRY_MIN_MS, RETRY_MAX_MS)
+
+    def limited(self, limit: str) -> None:
+        """Count that a client ran into a limit."""
+        self.metrics.limited[limit].inc()
 
     def opened(self, outbox: Outbox, member: Member) -> None:
         self.members[outbox] = member
-        self.open += 1
+        self.admission.enter(member.address)
         self._none_open.clear()
         self.metrics.connects.inc()
         self.gate.opened(member)
@@ -140,7 +165,7 @@ class Clients:
 
     def closed(self, member: Member, code: int) -> None:
         """The socket is closed; ``code`` is of the close frame sent or answered, 1006 when there was none."""
-        self.open -= 1
+        self.admission.leave(member.address)
         if not self.open:
             self._none_open.set()
         self.endings.stop(member)
@@ -154,7 +179,7 @@ class Clients:
                 await asyncio.sleep(self._beat_s)
                 self.clock.follow()
                 now_ns = time.monotonic_ns()
-                self.heads.expire(now_ns)
+                self.requests.expire(now_ns)
                 self.endings.expire(now_ns)
                 for member in members[beat::BEATS]:
                     member.beat()

@@ -6,7 +6,8 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
-from websockets.exceptions import NegotiationError
+from websockets.exceptions import InvalidHeader, NegotiationError
+from websockets.headers import parse_extension
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
@@ -32,6 +33,14 @@ _negotiator = ServerProtocol(select_subprotocol=select_subprotocol, logger=LOGGE
 """Accepts and rejects without remembering anything: to make one for each handshake took a third of its time."""
 
 
+def path_of(target: str) -> str:
+    """The path of a request target, in origin form or in absolute form (RFC 9112 section 3.2); "" of no valid one."""
+    try:
+        return urlsplit(target).path
+    except ValueError:
+        return ""
+
+
 def respond(request: Request) -> tuple[Response, Codec | None]:
     """Answer an upgrade request.
 
@@ -39,7 +48,7 @@ def respond(request: Request) -> tuple[Response, Codec | None]:
         101 and the codec that the client chose; or what is wrong as a plain HTTP error, and None.
     """
     protocol = _negotiator
-    if urlsplit(request.path).path != PATH:
+    if path_of(request.path) != PATH:
         return protocol.reject(HTTPStatus.NOT_FOUND, f"There is no stream here; connect to {PATH}.\n"), None
     versions = request.headers.get_all("Sec-WebSocket-Version")
     if versions and versions != ["13"]:  # section 4.4
@@ -50,6 +59,11 @@ def respond(request: Request) -> tuple[Response, Codec | None]:
         return protocol.reject(HTTPStatus.BAD_REQUEST, "Send one Host header.\n"), None
     if "Transfer-Encoding" in request.headers or not set(request.headers.get_all("Content-Length")) <= {"0"}:
         return protocol.reject(HTTPStatus.BAD_REQUEST, "A WebSocket handshake has no body.\n"), None
+    try:
+        for value in request.headers.get_all("Sec-WebSocket-Extensions"):  # section 9.1; all of them are declined
+            parse_extension(value)
+    except InvalidHeader as error:
+        return protocol.reject(HTTPStatus.BAD_REQUEST, f"{error}.\n"), None
     response = protocol.accept(request)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS or protocol.subprotocol is None:
         return response, None
@@ -73,7 +87,6 @@ def plain(status: HTTPStatus, text: str, **headers: str) -> Response:
     return Response(status, status.phrase, found, body)
 
 
-def unavailable(reason: str, retry_after_s: int) -> Response:
-    """503: this pod does not take connections now."""
-    text = f"{reason}; come back in {retry_after_s} s."
-    return plain(HTTPStatus.SERVICE_UNAVAILABLE, text, Retry_After=str(retry_after_s))
+def unavailable(status: HTTPStatus, reason: str, retry_after_s: int) -> Response:
+    """503 or 429: this pod does not take the connection now."""
+    return plain(status, f"{reason}; come back in {retry_after_s} s.", Retry_After=str(retry_after_s))

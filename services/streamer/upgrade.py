@@ -1,7 +1,7 @@
 """The HTTP side of the public port: uvicorn's protocol with bounds on the request head, and the way to a stream.
 
 What differs from uvicorn's own:
-- The head has a deadline, a size and a number of headers; what exceeds them gets a real 431.
+- A request has a deadline to arrive and a bound on its size: a real 408, 431 or 413, and the end. So has its response.
 - Bytes that arrive together with the upgrade request reach the stream connection; uvicorn loses them.
 - The upgrade request is not written out and parsed again.
 """
@@ -22,15 +22,13 @@ from websockets.http11 import Request, Response
 
 from protos.codec import Codec
 from services.auth.store import StoreDown
+from services.streamer.admission import Full
 from services.streamer.clients import Clients
-from services.streamer.entrance import Denied, Ticketed, admit, enter
+from services.streamer.entrance import Denied, Ticketed, address_of, admit, enter
 from services.streamer.handshake import plain, respond, unavailable
 from services.streamer.ws import Connection
 from streamer.access import Access
 
-HEAD_BYTES_MAX = 16 * 1024
-"""Request line and headers. A token of 4 KiB and a browser's cookies fit."""
-HEADERS_MAX = 100
 RETRY_AFTER_S = 2
 
 
@@ -51,10 +49,14 @@ class StreamHttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._clients = clients
-        self._head_bytes = 0
+        self._limits = clients.hub.limits
+        self._begun = 0  # requests
+        self._bytes = 0  # of the one that arrives, in reads that hold nothing else
         self._in_head = False
+        self._arriving = False
         self._refused = False
         self._redeeming: asyncio.Task[None] | None = None
+        self._address = ""  # of the client, once it asks for a stream
         self._early = b""  # what came before the stream was open
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -62,18 +64,29 @@ class StreamHttpProtocol(HttpToolsProtocol):
         self.transport = transport
         self.flow = FlowControl(transport)
         self.scheme = "https" if is_ssl(transport) else "http"
-        self._clients.heads.start(self)
+        self._clients.requests.begin(self)
+        if self._clients.admission.crowded(len(self.connections)):
+            self._clients.limited("sockets")
+            self._refused = True
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._clients.heads.stop(self)
+        self._clients.requests.stop(self)
         self._clients.endings.stop(self)
         if self._redeeming is not None:
             self._redeeming.cancel()
         super().connection_lost(exc)
 
     def abort(self) -> None:
-        """The deadline has passed."""
-        self.transport.abort()
+        """A deadline has passed."""
+        if self._refused:  # the peer has its answer
+            self.transport.abort()
+            return
+        self._clients.limited("request_timeout")
+        if self._arriving:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time")
+        else:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -82,30 +95,39 @@ class StreamHttpProtocol(HttpToolsProtocol):
             self._early += data
             return
         self._unset_keepalive_if_required()
+        self._clients.requests.begin(self)
+        begun = self._begun
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self._should_upgrade():
-                self._upgrade(data[upgrade.args[0] :])
+            self._upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
             self._refuse(HTTPStatus.BAD_REQUEST, "this is not an HTTP/1.1 request")
             return
-        if self._in_head:
-            self._head_bytes += len(data)
-            self._check_head()
+        if self._arriving and self._begun == begun:
+            self._bytes += len(data)
+            self._check_size()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
-        self._head_bytes = 0
-        self._clients.heads.start(self)
+        self._begun += 1
+        self._bytes = 0
+        self._in_head = self._arriving = True
+        self._clients.requests.begin(self)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        self._clients.heads.stop(self)
-        self._head_bytes = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
-        self._check_head()
+        self._bytes = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
+        if self._bytes > self._limits.head_bytes_max or len(self.headers) > self._limits.headers_max:
+            self._refuse_head()
+        elif (
+            max([int(value) for name, value in self.headers if name == b"content-length"], default=0)
+            > self._limits.body_bytes_max
+        ):
+            self._refuse_body()
+        elif self.parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
+            self._refuse(HTTPStatus.BAD_REQUEST, "send one Host header")  # RFC 9112 section 3.2
         if not self._refused:
             super().on_headers_complete()
 
@@ -114,17 +136,55 @@ class StreamHttpProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._arriving = False
+        self._clients.requests.stop(self)
         if not self._refused:
             super().on_message_complete()
 
-    def _check_head(self) -> None:
-        if self._head_bytes > HEAD_BYTES_MAX or len(self.headers) > HEADERS_MAX:
-            text = f"the request head may have {HEAD_BYTES_MAX} bytes and {HEADERS_MAX} headers"
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text)
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._clients.requests.begin(self)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self._arriving:
+            self._clients.requests.stop(self)
+
+    def _check_size(self) -> None:
+        limits = self._limits
+        if self._in_head and (self._bytes > limits.head_bytes_max or len(self.headers) > limits.headers_max):
+            self._refuse_head()
+        elif self._bytes > limits.head_bytes_max + limits.body_bytes_max:  # with chunk headers and trailers
+            self._refuse_body()
+
+    def _refuse_body(self) -> None:
+        self._clients.limited("body_size")
+        text = f"a body may have {self._limits.body_bytes_max} bytes"
+        self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
+
+    def _refuse_head(self) -> None:
+        limits = self._limits
+        self._clients.limited("head_size")
+        text = f"the request head may have {limits.head_bytes_max} bytes and {limits.headers_max} headers"
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text)
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
-        if not self._refused:
+        if self._refused:
+            return
+        if self._answering():
+            self._last_answer()
+        else:
             self._end_with(plain(status, text))
+
+    def _answering(self) -> bool:
+        """Whether requests wait for their response: another one now would be taken for theirs."""
+        return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]  # None at first
+
+    def _last_answer(self) -> None:
+        """Obey nothing more; the connection ends with the response to the last request."""
+        self._refused = True
+        self.cycle.keep_alive = False
+        self._clients.endings.start(self)
 
     def _end_with(self, response: Response) -> None:
         """Send ``response`` and half-close: closing at once, with input unread, would reset it away."""
@@ -139,13 +199,20 @@ class StreamHttpProtocol(HttpToolsProtocol):
     def _upgrade(self, rest: bytes) -> None:
         if self._refused:  # for its head, by a callback of the parser
             return
+        if not self._should_upgrade():  # to HTTP/2: answered as if it had not asked, which RFC 9110 section 7.8 allows
+            self._last_answer()
+            return
+        if self._answering() or self.flow.write_paused:  # our first bytes would come before, or amid, its responses
+            self._last_answer()
+            return
         clients, request = self._clients, self._request()
         response, codec = respond(request)
         if codec is None:
             self._deny(response)
             return
-        if reason := clients.why_closed():
-            self._deny(unavailable(reason, RETRY_AFTER_S))
+        self._address = address_of(clients.gate, self._peer(), request.headers.get_all("X-Forwarded-For"))
+        if full := self._full(clients.admission.ask(self._address, clients.clock.now_ns())):
+            self._deny(full)
             return
         entry = enter(clients.gate, request, clients.clock.now_ns())
         if isinstance(entry, Denied):
@@ -153,23 +220,34 @@ class StreamHttpProtocol(HttpToolsProtocol):
         elif isinstance(entry, Ticketed):
             self.transport.pause_reading()
             self._early = rest
-            clients.heads.start(self)
+            clients.requests.start(self)
             self._redeeming = asyncio.create_task(self._redeem(entry.ticket, response, codec), name="ticket")
         else:
             self._open(response, codec, rest, entry)
+
+    def _full(self, full: Full | None) -> Response | None:
+        """Why no connection is taken now; None when one is."""
+        clients = self._clients
+        if reason := clients.why_not_ready():
+            return unavailable(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER_S)
+        if full is not None:
+            clients.limited(full.limit)
+            return unavailable(full.status, full.reason, RETRY_AFTER_S)
+        return None
 
     async def _redeem(self, ticket: str, response: Response, codec: Codec) -> None:
         clients, entry = self._clients, None
         with suppress(StoreDown):
             entry = admit(clients.gate, await clients.gate.redeem(ticket))
-        clients.heads.stop(self)
+        clients.requests.stop(self)
         self.transport.resume_reading()
         if entry is None:  # who cannot be checked does not come in
-            self._deny(unavailable("tickets cannot be redeemed now", RETRY_AFTER_S))
+            reason = "tickets cannot be redeemed now"
+            self._deny(unavailable(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER_S))
         elif isinstance(entry, Denied):
             self._deny(plain(entry.status, entry.text))
-        elif reason := clients.why_closed():
-            self._deny(unavailable(reason, RETRY_AFTER_S))
+        elif full := self._full(clients.admission.full(self._address)):
+            self._deny(full)
         else:
             self._open(response, codec, self._early, entry)
 
@@ -177,9 +255,13 @@ class StreamHttpProtocol(HttpToolsProtocol):
         self._clients.metrics.handshakes.labels(str(int(response.status_code))).inc()
         self._end_with(response)
 
+    def _peer(self) -> str:
+        peer = self.transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
+
     def _open(self, response: Response, codec: Codec, rest: bytes, access: Access | None) -> None:
         self._clients.metrics.handshakes.labels("101").inc()
-        connection = Connection(self._clients, codec, self.transport, access)
+        connection = Connection(self._clients, codec, self.transport, self._address, access)
         self.connections.discard(self)
         self.transport.set_protocol(connection)
         self.parser = None  # type: ignore[assignment]  # it refers to us: without this the pair would live until the next garbage collection

@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
 
 from protos.codec import Codec, CodecError
-from protos.messages import CloseCode, Error
+from protos.messages import CloseCode, Command, Error, ErrorCode, Subscribe
 from services.auth.sessions import Wanted, dump
 from services.streamer.clients import Clients
 from services.streamer.handshake import LOGGER
@@ -25,10 +25,6 @@ PING = b"\x89\x00"
 NO_CODE = 1005
 ABNORMAL = 1006
 """Neither is ever on the wire: a close frame without a code, and no close frame (RFC 6455 section 7.4.1)."""
-CONTROLS_MAX = 120
-"""Pings and pongs of the peer per heartbeat interval. Browsers send none, libraries one in 10 to 20 s."""
-FRAGMENTS_MAX = 64
-"""Frames of one message. A command has 4 KiB at most; nobody needs to send it byte by byte."""
 SLOW_REASON = "too slow: reconnect and resume, or subscribe to less"
 
 
@@ -63,27 +59,37 @@ class Connection(asyncio.Protocol):
         "_message",
         "_outbox",
         "_paused",
+        "_retire_ns",
         "_sent_code",
         "_transport",
+        "address",
         "session",
     )
 
     def __init__(
-        self, clients: Clients, codec: Codec, transport: asyncio.Transport, access: Access | None = None
+        self,
+        clients: Clients,
+        codec: Codec,
+        transport: asyncio.Transport,
+        address: str = "",
+        access: Access | None = None,
     ) -> None:
         """
         Args:
+            address: The client's, as it is counted.
             access: What the handshake proved.
         """
         hub = clients.hub
         self._clients = clients
         self._codec = codec
         self._transport = transport
+        self.address = address
         self._frame = binary_frame if codec.binary else text_frame
         self._frames = Protocol(SERVER, state=OPEN, max_size=hub.limits.command_bytes_max, logger=LOGGER)
         self._message = b""  # its fragments so far
         self._fragments = 0
         self._controls = 0  # since the last beat
+        self._retire_ns = clients.retire_ns()
         self._paused = False
         self._sent_code = 0  # of the close frame; when not 0, nothing more is sent or obeyed
         self._outbox = hub.attach(codec)
@@ -131,7 +137,8 @@ class Connection(asyncio.Protocol):
             self._on_continuation(event)
         elif opcode is Opcode.PING or opcode is Opcode.PONG:
             self._controls += 1
-            if self._controls > CONTROLS_MAX:
+            if self._controls > self.session.limits.controls_max:
+                self._clients.limited("controls")
                 self.close(CloseCode.POLICY_VIOLATION, "too many pings")
 
     def _on_continuation(self, event: Frame) -> None:
@@ -140,8 +147,9 @@ class Connection(asyncio.Protocol):
         if event.fin:
             message, self._message = self._message, b""
             self._on_message(message)
-        elif self._fragments >= FRAGMENTS_MAX:
-            self.close(CloseCode.POLICY_VIOLATION, f"a message has at most {FRAGMENTS_MAX} fragments")
+        elif self._fragments >= (fragments_max := self.session.limits.fragments_max):
+            self._clients.limited("fragments")
+            self.close(CloseCode.POLICY_VIOLATION, f"a message has at most {fragments_max} fragments")
 
     def _on_message(self, data: bytes) -> None:
         clients = self._clients
@@ -159,11 +167,17 @@ class Connection(asyncio.Protocol):
             effects = self.session.bad_command(now_ns, str(error))
         else:
             effects = self.session.receive(command, now_ns)
-            refused = any(isinstance(effect, Reply) and isinstance(effect.message, Error) for effect in effects)
-            clients.commands["refused" if refused else "accepted"].inc()
+            self._count(command, effects)
         for effect in effects:
             self._perform(effect, now_ns)
         clients.wake()  # a new stream may be due earlier than what the flush loop waits for
+
+    def _count(self, command: Command, effects: list[Effect]) -> None:
+        errors = [e.message for e in effects if isinstance(e, Reply) and isinstance(e.message, Error)]
+        self._clients.commands["refused" if errors else "accepted"].inc()
+        if errors and errors[0].code is ErrorCode.LIMIT:
+            full = isinstance(command, Subscribe) and len(self._outbox.lanes) >= self.session.limits.subscriptions_max
+            self._clients.limited("subscriptions" if full else "command_rate")
 
     def _perform(self, effect: Effect, now_ns: int) -> None:
         outbox, hub = self._outbox, self._clients.hub
@@ -219,6 +233,8 @@ class Connection(asyncio.Protocol):
                 return
         elif not self._sent_code:
             self._sent_code = frames.close_sent.code if frames.close_sent is not None else NO_CODE
+            if self._sent_code == CloseCode.MESSAGE_TOO_BIG:
+                self._clients.limited("command_size")
             self._clients.detach(self._outbox)
         writes = frames.data_to_send()
         data = b"".join(writes)
@@ -241,6 +257,9 @@ class Connection(asyncio.Protocol):
             return
         self._controls = 0
         now_ns = self._clients.clock.now_ns()
+        if now_ns >= self._retire_ns:
+            self._retire()
+            return
         if self._paused:  # it cannot see a ping now; the outbox judges a peer that does not read
             self.session.pong(now_ns)
         for effect in self.session.tick(now_ns):
@@ -281,6 +300,11 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     # ---- the end
+
+    def _retire(self) -> None:
+        self._clients.limited("connection_age")
+        self.drain(self._clients.retry_after_ms())
+        self.close(CloseCode.SERVICE_RESTART, "connected for long enough: reconnect and resume")
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Send what waits if the peer reads, then a close frame. The socket is aborted if that does not end in time."""
