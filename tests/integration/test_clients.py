@@ -155,7 +155,7 @@ async def test_a_killed_streamer_is_replaced_and_its_clients_go_on(
             await until(lambda: len(lossless.resumed) >= 2 * len(raw), "all of the lossless client's again")
             await until(lambda: len(tiers.resumed) >= 2 * len(tiers.subscriptions), "all of the other client's again")
             sent = feed.sent
-            await until(lambda: feed.sent > sent + 500, "more ticks")
+            await until(lambda: feed.sent > sent + 500 or feed.ended, "more ticks")
             await feed.stop()
             truth = await truth_of(stack, feed.sent)
             await at_end(truth, lossless, tiers)

@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,8 @@ from tests.support.brokers import TestBroker
 from tests.support.ticklog import Followers, encoded, log_of, record
 
 WAIT_S = 60.0
-KILLS = 10
-"""The promise: killed at ten random moments."""
+KILLS = 5
+"""Ten of them, while a client watches, are in test_recovery; tests/faults has a kill at every step of a checkpoint."""
 
 Tick = tuple[str, bytes | None, dict[str, bytes]]
 """Key, value and headers of a ticks record."""
@@ -44,7 +44,11 @@ def with_checkpoints(settings: Settings, interval_ms: int) -> Settings:
     return settings.model_copy(update=update)
 
 
-async def produce(settings: Settings, ticks: Iterable[Tick], pause_s: float = 0.0) -> None:
+async def produce(
+    settings: Settings, ticks: Iterable[Tick], pause_s: float = 0.0, hurry: asyncio.Event | None = None
+) -> None:
+    """Write ticks, with a pause after every 50 of them; none any more once it is time to ``hurry``."""
+    hurry = hurry or asyncio.Event()
     producer = Producer(settings)
     await producer.start()
     try:
@@ -53,7 +57,8 @@ async def produce(settings: Settings, ticks: Iterable[Tick], pause_s: float = 0.
             producer.send(Topics(settings.topic_prefix).ticks, partition, key.encode(), value, headers)
             if i % 50 == 0:
                 await producer.room()
-                await asyncio.sleep(pause_s)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(hurry.wait(), pause_s)
         await producer.flush()
     finally:
         await producer.stop()
@@ -244,12 +249,15 @@ async def test_killed_workers_leave_no_gap_and_nothing_different(settings: Setti
     rng = random.Random(7)
     topics = Topics(settings.topic_prefix)
     ticks = [*ticks_of("kraken", 2_500), *ticks_of("binance.spot", 2_500)]
-    feed = asyncio.create_task(produce(settings, ticks, pause_s=0.4))
+    hurry = asyncio.Event()
+    feed = asyncio.create_task(produce(settings, ticks, 0.6, hurry))
     process = Process(settings, tmp_path / "ingest.log")
     for _ in range(KILLS):
         await process.start()
         await asyncio.sleep(rng.uniform(0.0, 1.5))
         assert await process.end(signal.SIGKILL) == -signal.SIGKILL
+    assert not feed.done(), "the ticks must flow all the time"
+    hurry.set()
     await process.start()
     await feed
     await caught_up(settings)
@@ -272,7 +280,8 @@ async def test_workers_share_and_take_over(settings: Settings, tmp_path: Path) -
     """Two workers, then one of them stopped, then killed: each partition goes on where it was."""
     topics = Topics(settings.topic_prefix)
     ticks = ticks_of("kraken")
-    feed = asyncio.create_task(produce(settings, ticks, pause_s=0.25))
+    hurry = asyncio.Event()
+    feed = asyncio.create_task(produce(settings, ticks, 0.5, hurry))
     first, second = (Process(settings, tmp_path / f"{name}.log") for name in ("first", "second"))
     await first.start()
     await second.start()
@@ -282,6 +291,8 @@ async def test_workers_share_and_take_over(settings: Settings, tmp_path: Path) -
     await first.start()
     await asyncio.sleep(1.0)
     await second.end(signal.SIGKILL)
+    assert not feed.done(), "the ticks must flow all the time"
+    hurry.set()
     await feed
     await caught_up(settings)
     assert await first.end(signal.SIGTERM) == 0

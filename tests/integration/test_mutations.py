@@ -112,8 +112,7 @@ async def _play(kafka: str | None) -> dict[tuple[str, str], Outcome]:
         plays = {capture: _Play(watcher, capture) for capture in VENUES}
         feeds = {name: feed for play in plays.values() for name, feed in play.feeds().items()}
         await watcher.subscribe(feeds, ((Channel.RAW, 0), (Channel.BOOK, 1), (Channel.BBO, 0)))
-        for play in plays.values():
-            await play.run()
+        await asyncio.gather(*(play.run() for play in plays.values()))
         await watcher.until_digests(feeds)
         return {(c, mutation): play.outcome(mutation) for c, play in plays.items() for mutation in play.messages}
 

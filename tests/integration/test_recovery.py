@@ -84,7 +84,7 @@ async def test_ten_kills_of_the_ingest_worker_leave_no_trace(kafka: str, request
     bootstrap = request.getfixturevalue("kafka_server").bootstrap if kafka == "kafka" else None
     async with (
         stack_on(bootstrap, checkpoint_interval_ms=300) as stack,
-        Feed(stack.settings, mixed(binance_spot=16_000, kraken=2_561, okx=392), 300) as feed,
+        Feed(stack.settings, mixed(binance_spot=16_000, kraken=2_561, okx=392), 200) as feed,
     ):
         await feed.begin(stack)
         wanted: list[Wanted] = [(name, channel, depth, 0) for name in feed.instruments for channel, depth in STREAMS]

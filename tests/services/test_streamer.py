@@ -41,6 +41,7 @@ from services.broker import EmbeddedBroker
 from services.config import Settings
 from services.errors import UserError
 from services.kafka import Producer
+from services.stack import local_http
 from services.streamer.app import run_streamer
 from tests.support.brokers import TestBroker
 
@@ -176,7 +177,7 @@ async def test_start_loads_snapshots_and_reads_the_market_from_the_checkpoint(ka
     await kafka.state(BTC, snapshot(1, 11))
     await kafka.checkpoint(BTC, last - 1)
     async with streamer(kafka.settings) as (port, admin):
-        async with httpx.AsyncClient() as http:
+        async with local_http() as http:
             book = (await http.get(f"http://127.0.0.1:{port}/v1/instruments/{BTC}/book")).json()
             metrics = (await http.get(f"http://127.0.0.1:{admin}/metrics")).text
         assert (book["state"], book["seq"]) == ("synced", 12)
@@ -209,7 +210,7 @@ async def test_a_bad_record_gaps_its_instrument_alone_until_a_checkpoint_beyond_
         assert mended.flags & Flag.SNAPSHOT
         after = await ws.until(BookUpdate)
         assert (after.prev_seq, after.seq) == (11, 12), "read again from the checkpoint"
-        async with httpx.AsyncClient() as http:
+        async with local_http() as http:
             metrics = (await http.get(f"http://127.0.0.1:{admin}/metrics")).text
         assert 'depthcast_dead_letters_total{reason="bad-update"} 1.0' in metrics
 
@@ -239,7 +240,7 @@ async def test_an_expired_checkpoint_position_gaps_the_partition_until_a_newer_c
     await kafka.state(BTC, snapshot(1, 5))
     await kafka.checkpoint(BTC, 1_000)  # beyond the end: the topic was made anew
     async with streamer(kafka.settings) as (port, admin), client(port) as ws:
-        async with httpx.AsyncClient() as http:
+        async with local_http() as http:
             metrics = (await http.get(f"http://127.0.0.1:{admin}/metrics")).text
         assert "depthcast_kafka_offsets_lost_total 1.0" in metrics
         await ws.follow()
@@ -258,7 +259,7 @@ async def test_without_kafka_books_are_stale_and_served_and_live_again_after(kaf
         assert isinstance(server, EmbeddedBroker)
         server.pause()
         await ws.noticed(NoticeCode.STALE)
-        async with httpx.AsyncClient() as http:
+        async with local_http() as http:
             book = (await http.get(f"http://127.0.0.1:{port}/v1/instruments/{BTC}/book")).json()
             ready = await http.get(f"http://127.0.0.1:{admin}/readyz")
         assert (book["state"], book["flags"], ready.status_code) == ("stale", ["stale"], 200)
@@ -278,9 +279,24 @@ async def test_what_ingest_says_of_an_instrument_reaches_its_listeners(kafka: Ka
         assert (status.state, status.reason) == (BookState.GAPPED, Reason.SEQUENCE_GAP)
 
 
+async def metrics_like(http: httpx.AsyncClient, admin: int, exact: dict[str, float]) -> dict[str, float]:
+    """The metrics, name and label values, once they are as in ``exact``: a client may know before they do."""
+    found: dict[str, float] = {}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            while {name: found.get(name) for name in exact} != exact:
+                text = (await http.get(f"http://127.0.0.1:{admin}/metrics")).text
+                found = {
+                    " ".join((sample.name.removeprefix("depthcast_"), *sample.labels.values())): sample.value
+                    for family in text_string_to_metric_families(text)
+                    for sample in family.samples
+                }
+    return found
+
+
 async def test_the_metrics_tell_what_happened(kafka: Kafka) -> None:
     await kafka.market(BTC, snapshot(1, 10))
-    async with streamer(kafka.settings) as (port, admin), client(port) as one, httpx.AsyncClient() as http:
+    async with streamer(kafka.settings) as (port, admin), client(port) as one, local_http() as http:
         await one.follow()
         await one.until(BookUpdate)
         await one.ws.send(CODEC.encode_command(Subscribe(2, BTC, Channel.BOOK, resume=Resume(1, 10))))
@@ -289,42 +305,37 @@ async def test_the_metrics_tell_what_happened(kafka: Kafka) -> None:
         await one.until(BookUpdate, seq=11)
         async with client(port) as other:
             await other.ws.close(1001)
-        text = (await http.get(f"http://127.0.0.1:{admin}/metrics")).text
-    found = {
-        sample.name.removeprefix("depthcast_") + "".join(f" {value}" for value in sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-    exact = {
-        "connections": 1,
-        "connects_total": 2,
-        "disconnects_total 1001": 1,
-        "handshakes_total 101": 2,
-        "commands_total accepted": 2,
-        "subscriptions": 1,
-        "streams": 1,
-        "resumes_total delta": 1,
-        "resumes_total snapshot": 0,
-        "books synced": 1,
-        "books gapped": 0,
-        "updates_received_total": 2,
-        "updates_offered_total book": 1,
-        "updates_waiting book": 0,
-        "updates_sent_total book": 1,
-        "duplicates_dropped_total": 1,
-        "conflated_total book": 0,
-        "skipped_total trades": 0,
-        "lost_total book": 0,
-        "slow_clients": 0,
-        "outbox_bytes": 0,
-        "ready": 1,
-        f"kafka_records_total {kafka.topics.market}": 3,
-        f"kafka_lag_records {_partition(BTC)} {kafka.topics.market}": 0,
-        f"kafka_lag_records 0 {kafka.topics.snapshots}": 0,
-        "end_to_end_seconds_count": 1,
-        "publish_to_send_seconds_count": 1,
-        "kafka_offsets_lost_total": 0,
-    }
+        exact = {
+            "connections": 1,
+            "connects_total": 2,
+            "disconnects_total 1001": 1,
+            "handshakes_total 101": 2,
+            "commands_total accepted": 2,
+            "subscriptions": 1,
+            "streams": 1,
+            "resumes_total delta": 1,
+            "resumes_total snapshot": 0,
+            "books synced": 1,
+            "books gapped": 0,
+            "updates_received_total": 2,
+            "updates_offered_total book": 1,
+            "updates_waiting book": 0,
+            "updates_sent_total book": 1,
+            "duplicates_dropped_total": 1,
+            "conflated_total book": 0,
+            "skipped_total trades": 0,
+            "lost_total book": 0,
+            "slow_clients": 0,
+            "outbox_bytes": 0,
+            "ready": 1,
+            f"kafka_records_total {kafka.topics.market}": 3,
+            f"kafka_lag_records {_partition(BTC)} {kafka.topics.market}": 0,
+            f"kafka_lag_records 0 {kafka.topics.snapshots}": 0,
+            "end_to_end_seconds_count": 1,
+            "publish_to_send_seconds_count": 1,
+            "kafka_offsets_lost_total": 0,
+        }
+        found = await metrics_like(http, admin, exact)
     assert {name: found.get(name) for name in exact} == exact
     assert found["sends_total"] >= 4
     assert found["sent_bytes_total"] > 100

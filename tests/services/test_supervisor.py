@@ -25,6 +25,7 @@ from services.config import Settings, environment_of
 from services.errors import UserError
 from services.kafka import Producer
 from services.serving import bind
+from services.stack import local_http
 from services.streamer.supervisor import Worker, run_supervisor
 from tests.services.test_streamer import BTC, snapshot
 from tests.support.brokers import TestBroker
@@ -48,7 +49,7 @@ class Supervised:
         await asyncio.gather(self.ready(0), self.ready(1))
 
     async def ready(self, index: int) -> None:
-        async with asyncio.timeout(15), httpx.AsyncClient() as http:
+        async with asyncio.timeout(15), local_http() as http:
             while True:
                 with suppress(httpx.TransportError):
                     answer = await http.get(f"http://127.0.0.1:{self.settings.admin_port + index}/readyz")
@@ -58,7 +59,7 @@ class Supervised:
 
     async def open(self, index: int) -> float:
         """Connections of one worker."""
-        async with httpx.AsyncClient() as http:
+        async with local_http() as http:
             text = (await http.get(f"http://127.0.0.1:{self.settings.admin_port + index}/metrics")).text
         return float(re.search(r"^depthcast_connections (.+)$", text, re.MULTILINE)[1])  # type: ignore[index]
 

@@ -25,7 +25,8 @@ DIGEST_MS = 300
 WAIT_S = 20.0
 ENVIRONMENT = {
     "DEPTHCAST_DIGEST_INTERVAL_MS": str(DIGEST_MS),
-    "DEPTHCAST_OUTBOX_HARD_BYTES": str(64 << 20),  # all streams of all instruments, over one connection
+    "DEPTHCAST_OUTBOX_SOFT_BYTES": str(32 << 20),  # all streams of all instruments, over one connection, and each
+    "DEPTHCAST_OUTBOX_HARD_BYTES": str(64 << 20),  # message is looked at
 }
 
 Decimals = list[tuple[Decimal, Decimal]]
