@@ -225,6 +225,12 @@ class StreamHttpProtocol(HttpToolsProtocol):
         else:
             self._open(response, codec, rest, entry)
 
+    def _should_upgrade(self) -> bool:
+        """As uvicorn's, but a list may come in several lines, and with white space (RFC 9110 sections 5.3 and 5.5)."""
+        tokens = [token for name, value in self.headers if name == b"connection" for token in value.lower().split(b",")]
+        protocols = [value.strip(b" \t").lower() for name, value in self.headers if name == b"upgrade"]
+        return protocols == [b"websocket"] and b"upgrade" in [token.strip(b" \t") for token in tokens]
+
     def _full(self, full: Full | None) -> Response | None:
         """Why no connection is taken now; None when one is."""
         clients = self._clients
@@ -270,9 +276,10 @@ class StreamHttpProtocol(HttpToolsProtocol):
             connection.data_received(rest)
 
     def _request(self) -> Request:
+        headers = [(name.decode("latin-1"), value.decode("latin-1").strip(" \t")) for name, value in self.headers]
         return Request(
             self.url.decode("latin-1"),
-            Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.scope["headers"]]),
+            Headers(headers),
             self.scope["method"],
             f"HTTP/{self.scope['http_version']}",
         )

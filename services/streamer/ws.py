@@ -232,6 +232,7 @@ class Connection(asyncio.Protocol):
                 del frames.writes[:-1]
                 return
         elif not self._sent_code:
+            self.flush()  # the replies to what came before
             self._sent_code = frames.close_sent.code if frames.close_sent is not None else NO_CODE
             if self._sent_code == CloseCode.MESSAGE_TOO_BIG:
                 self._clients.limited("command_size")
