@@ -44,9 +44,9 @@ def split_decimal(text: str) -> tuple[int, int]:
         exponent += -int(body) if sign == "-" else int(body)
     mantissa = int(digits)
     if exponent > 0:
-        if exponent > DIGITS_MAX:
+        if mantissa and exponent > DIGITS_MAX:
             raise DecimalError(f"{text!r} is out of range")
-        mantissa, exponent = mantissa * 10**exponent, 0
+        mantissa, exponent = mantissa and mantissa * 10**exponent, 0
     while exponent < EXPONENT_MIN and mantissa % 10 == 0 and mantissa:
         mantissa, exponent = mantissa // 10, exponent + 1
     if mantissa == 0:

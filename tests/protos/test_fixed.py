@@ -42,6 +42,12 @@ def test_parsing_is_exact_or_an_error(text: str) -> None:
         assert -18 <= exponent <= 0
 
 
+@pytest.mark.parametrize("text", ["0E20", "0.0e99", "-0E+999"])
+def test_zero_fits_however_it_is_written(text: str) -> None:
+    assert split_decimal(text)[0] == 0
+    assert scaled(text, -8) == 0
+
+
 @given(values, exponents)
 def test_text_round_trips(value: int, exponent: int) -> None:
     text = to_text(value, exponent)
