@@ -2,17 +2,18 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 QUICK := $(wildcard tests/test_*.py $(addprefix tests/,protos ingest streamer services loadtest))
 
 THOROUGH := $(wildcard $(addprefix tests/,rfc6455 security real_clients fuzz faults integration))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench proto lock clean
+.PHONY: help demo test compile test-compiled check bench proto lock clean
 
 help:
 	@echo "make demo    live order books in the browser, everything on this machine"
 	@echo "make test    all tests, the quick ones first"
+	@echo "make compile a wheel with the hot packages compiled, unpacked in build/compiled; test-compiled tests it"
 	@echo "make check   format, lint, types, generated code"
 	@echo "make bench   the figures of docs/benchmarks.md"
 	@echo "make proto   generate protos/depthcast_pb2.* from protos/depthcast.proto"
@@ -24,6 +25,17 @@ demo: .venv/.runtime
 
 test: .venv/.dev
 	$(BIN)/python -m pytest $(QUICK) $(THOROUGH) $(PYTEST)
+
+# Beside the checkout, which stays pure: what runs in build/compiled, or with it installed, runs compiled.
+compile: .venv/.dev
+	rm -rf build/wheel build/compiled
+	DEPTHCAST_COMPILE=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	$(BIN)/python -m zipfile -e build/wheel/*.whl build/compiled
+
+COMPILED := cd build/compiled && ../../$(BIN)/python
+test-compiled: compile
+	$(COMPILED) -c 'import sys; from services.build import COMPILED; sys.exit(not COMPILED)'
+	$(COMPILED) -m pytest ../../tests/protos ../../tests/ingest ../../tests/streamer $(PYTEST)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -55,11 +67,11 @@ $(BIN)/python:
 
 .venv/.runtime: requirements.txt pyproject.toml | $(BIN)/python
 	@echo "depthcast: installing $$(grep -c == requirements.txt) packages, this once (about half a minute)"
-	@$(PIP) --require-hashes -r requirements.txt
-	@$(PIP) --no-deps --no-build-isolation --editable .
+	@$(PIP) install --require-hashes -r requirements.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/.dev: requirements-dev.txt .venv/.runtime
 	@echo "depthcast: installing $$(grep -c == requirements-dev.txt) packages for development, this once"
-	@$(PIP) --require-hashes -r requirements-dev.txt
+	@$(PIP) install --require-hashes -r requirements-dev.txt
 	@touch $@

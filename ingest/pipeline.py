@@ -96,8 +96,8 @@ class Pipeline:
             outputs.dead = DeadLetter(error.reason, str(error))
             if error.reason in _MAY_BE_A_DELTA and not self._offsets_lost:
                 outputs.market = self._mourn(name, record)
-        except Exception as error:  # our bug, but a worker that dies of it dies again of the same record
-            outputs.dead = DeadLetter("bug", f"{type(error).__name__}: {error}")
+        except Exception as bug:  # ours, but a worker that dies of it dies again of the same record
+            outputs.dead = DeadLetter("bug", f"{type(bug).__name__}: {bug}")
             outputs.market = self._rebuild(name, record)
         if self._offsets_lost:
             self._lose_others(outputs, record)

@@ -64,11 +64,13 @@ _debug = False
 @app.command()
 def config(as_json: AsJson = False) -> None:
     """Print the effective settings, secrets masked."""
+    from services.build import describe
+
     values = effective(load_settings())
     if as_json:
         typer.echo(json.dumps(values, indent=2))
     else:
-        typer.echo("\n".join(f"{name}={value}" for name, value in values.items()))
+        typer.echo("\n".join([f"# {describe()}", *(f"{name}={value}" for name, value in values.items())]))
     for name in unknown_variables():
         typer.echo(f"depthcast: {name} is set, but it is no setting; see the names above", err=True)
 

@@ -20,8 +20,8 @@ PREFIX = "DEPTHCAST_"
 CHECKPOINTS_RETAINED_MIN = 4
 """Market retention over checkpoint interval: streamers seek to a checkpoint; what follows it must still be there."""
 
-NOT_SETTINGS = frozenset({"DEPTHCAST_CAPTURES"})
-"""Variables that only the tests read."""
+NOT_SETTINGS = frozenset({"DEPTHCAST_CAPTURES", "DEPTHCAST_COMPILE"})
+"""Variables that only the tests and the build read."""
 
 _LIMITS = Limits()
 _BROKERS = re.compile(r"[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*")

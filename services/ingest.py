@@ -17,6 +17,7 @@ from protos.messages import Checkpoint
 from protos.records import encode_checkpoint, encode_market, encode_state
 from protos.topics import HEADER_REASON, HEADER_SOURCE, Topics, checkpoint_key
 from services.admin import Admin
+from services.build import describe
 from services.config import Settings
 from services.ingest_observe import observe, observe_batch, observe_outputs
 from services.ingest_recovery import read_left
@@ -52,6 +53,7 @@ async def run_ingest(
         UserError: A port is taken, Kafka cannot be reached, or its topics are missing.
     """
     stop = stop or stop_on_signals()
+    _log.info("%s", describe())
     metrics = Metrics()
     worker = Worker(settings, metrics)
     admin = Admin(settings, metrics, worker.why_not_ready)

@@ -46,7 +46,7 @@ def _decoded(value: bytes, content_type: str) -> Tick:
         return decode_tick(value, content_type)
     except VersionError as error:
         raise MapError("bad-version", str(error)) from None
-    except CodecError as error:
+    except CodecError as fault:  # not `error` again: compiled, a name has one type
         if content_type == CONTENT_JSON:
             load(value)  # says so if it is not even JSON
-        raise MapError("bad-field", str(error)) from None
+        raise MapError("bad-field", str(fault)) from None

@@ -91,7 +91,7 @@ def _by_product(events: Json, name: str, keep_snapshots: bool) -> list[tuple[str
 def parse(feed: str, instrument: str, value: bytes, content_type: str = "") -> list[Event]:
     outer = load(value)
     channel = outer["channel"]
-    if channel not in ("l2_data", *_ITEMS):
+    if channel != "l2_data" and channel not in _ITEMS:
         return []
     (event,) = outer["events"]
     ts_event_ns = iso_to_ns(outer["timestamp"])

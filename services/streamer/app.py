@@ -11,6 +11,7 @@ from dataclasses import fields
 
 from services.admin import Admin
 from services.auth.revoking import revocations_route
+from services.build import describe
 from services.config import Settings
 from services.metrics import Metrics
 from services.signals import stop_on_signals
@@ -37,6 +38,7 @@ async def run_streamer(
         UserError: A port is taken, Kafka cannot be reached, or its topics are missing.
     """
     stop = stop or stop_on_signals()
+    _log.info("%s", describe())
     clock, metrics, hub = Clock(), Metrics(), Hub(limits_of(settings))
     endpoint = Endpoint(settings, hub, metrics, clock)
     admin = Admin(settings, metrics, endpoint.clients.why_not_ready, [revocations_route(endpoint.gate)])

@@ -55,6 +55,7 @@ def test_config_prints_settings_with_secrets_masked(depthcast: Run, monkeypatch:
     monkeypatch.setenv("DEPTHCAST_PARTITIONS", "12")
     code, out, err = depthcast("config")
     assert (code, err) == (0, "")
+    assert re.match(r"# depthcast \S+, (compiled|pure Python)\n", out)
     assert "DEPTHCAST_PARTITIONS=12\n" in out
     assert "DEPTHCAST_KAFKA_SASL_PASSWORD=****" in out
     assert "hunter2" not in out
