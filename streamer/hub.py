@@ -6,14 +6,14 @@ The shell's loop, and the order that makes it right::
     hub.tick(now_ns)                         # interval tiers and digests that are due
     for outbox in hub.flush(now_ns):         # every outbox with something to take
         if outbox.close_code is not None: close the connection with it, then hub.detach(outbox)
-        elif the socket is writable:      write hub.payload(outbox, bytes_max), until it is empty
+        elif the socket is writable:      write hub.payload(outbox, bytes_max), until it is empty; or all in a `gather`
 
 Nothing here waits, and the cost of an update does not depend on the number of its listeners until `flush`, where it is
 one list append each per stream, however many updates the stream had.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from protos.book import Book
 from protos.codec import Codec
@@ -32,6 +32,7 @@ from protos.messages import (
     Trade,
     Unsubscribed,
 )
+from streamer.batch import Batch, Shared
 from streamer.counters import Counters
 from streamer.instrument import Instrument
 from streamer.limits import Limits
@@ -41,17 +42,6 @@ from streamer.tiers import TierStream
 
 _SWEEP_MS = 100
 """How often a backlog is judged when nothing new was offered to it: often enough for outbox_stall_ms."""
-
-
-class _Shared:
-    """A frame that was made in this flush, and the queue it was made of."""
-
-    __slots__ = ("frame", "queue", "tally")
-
-    def __init__(self, queue: list[Segment], tally: int, frame: bytes) -> None:
-        self.queue = queue
-        self.tally = tally
-        self.frame = frame
 
 
 class Hub:
@@ -90,7 +80,7 @@ class Hub:
         self._flushed: list[Outbox] = []  # returned by the last flush
         self._backlog: set[Outbox] = set()  # had something left when the last flush began
         self._sweep_ns = 0
-        self._shared: dict[Segment, _Shared] = {}  # by the last segment
+        self._shared: dict[Segment, Shared] = {}  # by the last segment
 
     # ---- the market
 
@@ -321,12 +311,25 @@ class Hub:
                 self.counters.overflows += 1
                 self._abandon(outbox, CloseCode.SLOW_CONSUMER)
 
-    def payload(self, outbox: Outbox, bytes_max: int, frame: Callable[[list[bytes]], bytes] = b"".join) -> bytes:
-        """`Outbox.take`, joined. Clients with the same queue share one object until the next flush.
+    def gather(self, outboxes: Iterable[Outbox]) -> Batch:
+        """The payload of each, in one pass."""
+        batch = Batch()
+        for outbox in outboxes:
+            if outbox.socket < 0 or outbox.close_code is not None or outbox.gone():
+                batch.others.append(outbox)
+                continue
+            data = self.payload(outbox, self.limits.frame_bytes_max)
+            if data:
+                batch.sockets.append(outbox.socket)
+                batch.frames.append(data)
+                batch.outboxes.append(outbox)
+                batch.bytes += len(data)
+            if outbox.queue or outbox.behind:
+                batch.others.append(outbox)
+        return batch
 
-        Args:
-            frame: Makes the payload of the chunks; with the header of a WebSocket frame, that is shared too. One
-                function for all outboxes of a codec.
+    def payload(self, outbox: Outbox, bytes_max: int) -> bytes:
+        """`Outbox.take`, made one by `Outbox.frame`. Clients with the same queue share it until the next flush.
 
         Returns:
             b"" when there is nothing to send.
@@ -334,7 +337,7 @@ class Hub:
         queue = outbox.queue
         if not queue or outbox.behind:
             chunks = outbox.take(bytes_max)
-            return frame(chunks) if chunks else b""
+            return outbox.frame(chunks) if chunks else b""
         last = queue[-1]  # equal queues end equally, and the hash of one segment is cheaper than that of twenty
         shared = self._shared.get(last)
         if shared is not None and shared.queue == queue:
@@ -344,9 +347,9 @@ class Hub:
             return shared.frame
         taken = queue.copy()
         before = self.counters.delivered
-        data = frame(outbox.take(bytes_max))
+        data = outbox.frame(outbox.take(bytes_max))
         if not queue:
-            self._shared[last] = _Shared(taken, self.counters.delivered - before, data)
+            self._shared[last] = Shared(taken, self.counters.delivered - before, data)
         return data
 
     # ---- for HTTP and metrics

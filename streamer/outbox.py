@@ -18,6 +18,7 @@ An update is counted once, when its fate is known: conflated when the since() me
 when the notice that names it is. Whatever still waits for either when the connection closes is lost with it.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
@@ -121,6 +122,10 @@ class Lane:
         return data
 
 
+def _no() -> bool:
+    return False
+
+
 class Outbox:
     """One client's queue. `take` is called by the shell when the socket has room; the rest by the hub."""
 
@@ -130,6 +135,8 @@ class Outbox:
         "close_code",
         "codec",
         "counters",
+        "frame",
+        "gone",
         "holes",
         "kept",
         "lanes",
@@ -138,6 +145,7 @@ class Outbox:
         "settled",
         "skips",
         "slow",
+        "socket",
         "stalled_ns",
         "wake",
     )
@@ -157,6 +165,9 @@ class Outbox:
         self.bytes = 0  # of the first `settled` segments
         self.settled = 0
         self.kept = 0  # leading segments that cannot collapse
+        self.frame: Callable[[list[bytes]], bytes] = b"".join  # makes a payload of chunks; one function per codec
+        self.socket = -1  # the shell's: where it may write at once; -1: the client must be asked
+        self.gone = _no  # the shell's: whether that socket is closed
         self.stalled_ns = 0  # when the backlog was first seen without a take since; 0: not seen
 
     def push(self, chunk: bytes) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from services.config import Settings
 from services.metrics import Metrics
 from services.streamer.admission import Admission
 from services.streamer.clock import Clock
+from services.streamer.sending import send_all
 from streamer.hub import Hub
 from streamer.outbox import Outbox
 
@@ -49,6 +50,8 @@ class Member(Ending, Guest, Protocol):
         ...
 
     def flush(self) -> None: ...
+
+    def sent(self, rest: bytes) -> None: ...
 
     def beat(self) -> None:
         """Once per heartbeat interval."""
@@ -170,6 +173,20 @@ class Clients:
             self._none_open.set()
         self.endings.stop(member)
         self.metrics.disconnected(code)
+
+    def flush(self, outboxes: Sequence[Outbox]) -> None:
+        """Write to each client what waits for it, as far as the kernel takes it."""
+        batch = self.hub.gather(outboxes)
+        frames = batch.frames
+        members = self.members
+        self.sends += len(frames)
+        self.sent_bytes += batch.bytes
+        for i, taken in send_all(batch.sockets, frames):
+            members[batch.outboxes[i]].sent(frames[i][taken:])
+        for outbox in batch.others:
+            member = members.get(outbox)
+            if member is not None:
+                member.flush()
 
     async def run(self) -> None:
         """Turn the wheel, for ever."""

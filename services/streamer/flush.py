@@ -75,12 +75,8 @@ class Flusher:
     async def _write(self, clients: Clients, dirty: Sequence[Outbox], started: float) -> float:
         """Write to each client; returns the seconds it took, without the event loop's turns between slices."""
         busy_s = 0.0
-        members = clients.members
         for start in range(0, len(dirty), self._slice):
-            for outbox in dirty[start : start + self._slice]:
-                member = members.get(outbox)
-                if member is not None:
-                    member.flush()
+            clients.flush(dirty[start : start + self._slice])
             busy_s += time.perf_counter() - started
             if start + self._slice < len(dirty):
                 await asyncio.sleep(0)

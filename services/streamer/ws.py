@@ -7,7 +7,6 @@ not take at once stops us, and the backlog stays in the outbox, where it can be 
 
 import asyncio
 import os
-import struct
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
@@ -19,6 +18,7 @@ from services.streamer.clients import Clients
 from services.streamer.handshake import LOGGER
 from streamer.access import Access
 from streamer.effects import DoAdmit, DoClose, DoPing, DoRestore, DoSubscribe, DoUnsubscribe, Effect, Reply
+from streamer.frames import binary_frame, text_frame
 from streamer.session import Session
 
 PING = b"\x89\x00"
@@ -26,24 +26,6 @@ NO_CODE = 1005
 ABNORMAL = 1006
 """Neither is ever on the wire: a close frame without a code, and no close frame (RFC 6455 section 7.4.1)."""
 SLOW_REASON = "too slow: reconnect and resume, or subscribe to less"
-
-
-def text_frame(chunks: list[bytes]) -> bytes:
-    """An unmasked text frame, a whole message (RFC 6455 section 5.2)."""
-    return b"".join((_header(0x81, sum(map(len, chunks))), *chunks))
-
-
-def binary_frame(chunks: list[bytes]) -> bytes:
-    """As `text_frame`, binary."""
-    return b"".join((_header(0x82, sum(map(len, chunks))), *chunks))
-
-
-def _header(first: int, size: int) -> bytes:
-    if size < 126:
-        return bytes((first, size))
-    if size < 65_536:
-        return struct.pack("!BBH", first, 126, size)
-    return struct.pack("!BBQ", first, 127, size)
 
 
 class Connection(asyncio.Protocol):
@@ -54,13 +36,13 @@ class Connection(asyncio.Protocol):
         "_codec",
         "_controls",
         "_fragments",
-        "_frame",
         "_frames",
         "_message",
         "_outbox",
         "_paused",
         "_retire_ns",
         "_sent_code",
+        "_tls",
         "_transport",
         "address",
         "session",
@@ -83,8 +65,8 @@ class Connection(asyncio.Protocol):
         self._clients = clients
         self._codec = codec
         self._transport = transport
+        self._tls = transport.get_extra_info("ssl_object") is not None
         self.address = address
-        self._frame = binary_frame if codec.binary else text_frame
         self._frames = Protocol(SERVER, state=OPEN, max_size=hub.limits.command_bytes_max, logger=LOGGER)
         self._message = b""  # its fragments so far
         self._fragments = 0
@@ -93,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._sent_code = 0  # of the close frame; when not 0, nothing more is sent or obeyed
         self._outbox = hub.attach(codec)
+        self._outbox.frame = binary_frame if codec.binary else text_frame
         self.session = Session(
             os.urandom(12).hex(),
             hub.limits,
@@ -105,11 +88,12 @@ class Connection(asyncio.Protocol):
 
     def open(self, head: bytes) -> None:
         """Send the handshake response and, in the same write, the Welcome."""
-        self._transport.set_write_buffer_limits(high=0)
+        self._transport.set_write_buffer_limits(high=1 if self._tls else 0)  # at 0, TLS pauses with nothing to wait for
         self._clients.opened(self._outbox, self)
         for effect in self.session.open():
             self._perform(effect, 0)
         self._write(head + self._payload())
+        self._allow_direct()
 
     # ---- what the peer sends
 
@@ -217,7 +201,17 @@ class Connection(asyncio.Protocol):
 
     def _payload(self) -> bytes:
         hub = self._clients.hub
-        return hub.payload(self._outbox, hub.limits.frame_bytes_max, self._frame)
+        return hub.payload(self._outbox, hub.limits.frame_bytes_max)
+
+    def _allow_direct(self) -> None:
+        """Let the flush loop write to the socket itself while the transport has nothing of ours, see `sending`."""
+        if not (self._paused or self._tls):
+            self._outbox.socket = self._transport.get_extra_info("socket").fileno()
+            self._outbox.gone = self._transport.is_closing
+
+    def sent(self, rest: bytes) -> None:
+        """The flush loop wrote to the socket, which did not take ``rest``."""
+        self._transport.write(rest)
 
     def _write(self, data: bytes) -> None:
         self._clients.sends += 1
@@ -246,9 +240,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = True
+        self._outbox.socket = -1
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._allow_direct()
         self._send_controls()
         self.flush()
 

@@ -405,13 +405,14 @@ def test_clients_with_equal_queues_share_one_frame(world: World) -> None:
         made.append(b"head" + b"".join(chunks))
         return made[-1]
 
-    first = world.hub.payload(one, 1_000, frame)
-    assert world.hub.payload(two, 1_000, frame) is first
-    assert world.hub.payload(other, 1_000, frame) != first
+    one.frame = two.frame = other.frame = frame
+    first = world.hub.payload(one, 1_000)
+    assert world.hub.payload(two, 1_000) is first
+    assert world.hub.payload(other, 1_000) != first
     assert len(made) == 2
     assert count(world.hub.counters.delivered, Channel.RAW) == 3
     assert count(world.hub.counters.delivered, Channel.BOOK) == 2
-    assert world.hub.payload(one, 1_000, frame) == b""
+    assert world.hub.payload(one, 1_000) == b""
 
 
 def test_a_part_of_a_queue_is_not_shared(world: World) -> None:
