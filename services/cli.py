@@ -102,10 +102,12 @@ def ingest() -> None:
 @app.command()
 def streamer(
     workers: Annotated[int, typer.Option(min=0, help="Processes on the one port; 0: DEPTHCAST_WORKERS.")] = 0,
+    ssl_certfile: Annotated[Path | None, typer.Option(help="PEM file: serve wss and https.")] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
 ) -> None:
     """Run a streamer: books in, WebSocket and HTTP clients out."""
-    overrides: dict[str, Any] = {"workers": workers} if workers else {}
-    settings = _start(**overrides)
+    given: dict[str, Any] = {"workers": workers, "ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
+    settings = _start(**{name: value for name, value in given.items() if value})
     if settings.workers == 1:
         from services.streamer.app import run_streamer
 

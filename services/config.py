@@ -112,6 +112,11 @@ class Settings(BaseSettings):
         description="Address for the stream endpoint and the HTTP API; 0.0.0.0 in a container.",
     )
     http_port: Port = Field(8080, description="Port for the stream endpoint and the HTTP API; 0 takes a free one.")
+    ssl_certfile: Path | None = Field(
+        None,
+        description="PEM file with the certificate chain, and its key if that has no file: wss and https on the port.",
+    )
+    ssl_keyfile: Path | None = Field(None, description="PEM file with the key of DEPTHCAST_SSL_CERTFILE.")
     workers: int = Field(
         1,
         ge=1,
@@ -248,7 +253,9 @@ class Settings(BaseSettings):
         "auto", description="json has one object per line; auto is console on a terminal and json elsewhere."
     )
 
-    @field_validator("kafka_bootstrap", "topic_prefix", "kafka_ca_file", "auth_api_keys_file")
+    @field_validator(
+        "kafka_bootstrap", "topic_prefix", "kafka_ca_file", "auth_api_keys_file", "ssl_certfile", "ssl_keyfile"
+    )
     @classmethod
     def _well_formed(cls, value: object, info: ValidationInfo) -> object:
         if info.field_name == "kafka_bootstrap" and not _BROKERS.fullmatch(str(value)):

@@ -7,6 +7,8 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -16,6 +18,8 @@ from services.errors import UserError
 BACKLOG = 4096
 """Connections the kernel holds until we accept them: all of a pod's clients may come back at once. The kernel cuts it
 to net.core.somaxconn."""
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""For TLS 1.2; those of 1.3 are all good. uvicorn's default takes what TLS 1.0 had."""
 
 
 def listen(host: str, port: int, setting: str) -> socket.socket:
@@ -51,6 +55,25 @@ def bind(host: str, port: int, setting: str, *, shared: bool = False) -> socket.
             raise UserError(f"port {port} is taken; stop what uses it or set {setting} to another one") from None
         raise UserError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; set {setting}") from None
     return listener
+
+
+def tls_options(certfile: Path | None, keyfile: Path | None) -> dict[str, str]:
+    """Options of `Server` for TLS; none without a certificate.
+
+    Raises:
+        UserError: The files are no certificate and its key.
+    """
+    if certfile is None:
+        if keyfile is not None:
+            raise UserError("DEPTHCAST_SSL_KEYFILE needs DEPTHCAST_SSL_CERTFILE")
+        return {}
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "reason", None) or error.strerror
+        raise UserError(f"cannot use {certfile} with key {keyfile or certfile}: {reason}") from None
+    options = {"ssl_certfile": str(certfile), "ssl_ciphers": CIPHERS}
+    return options | ({"ssl_keyfile": str(keyfile)} if keyfile else {})
 
 
 class Server:

@@ -9,7 +9,7 @@ from services.auth.exchange import Exchange
 from services.auth.gate import Gate
 from services.config import Settings
 from services.metrics import Metrics
-from services.serving import Server, bind, listen
+from services.serving import Server, bind, listen, tls_options
 from services.streamer.clients import Clients
 from services.streamer.clock import Clock
 from services.streamer.flush import Flusher
@@ -28,7 +28,7 @@ class Endpoint:
     """From a hub to its clients.
 
     Raises:
-        UserError: The port is taken, or the settings of who gets in do not add up.
+        UserError: The port is taken, the certificate cannot be used, or the settings of who gets in do not add up.
     """
 
     def __init__(self, settings: Settings, hub: Hub, metrics: Metrics, clock: Clock) -> None:
@@ -40,6 +40,7 @@ class Endpoint:
             stream_listener(settings),
             http=partial(StreamHttpProtocol, self.clients),
             ws=Connection,
+            **tls_options(settings.ssl_certfile, settings.ssl_keyfile),
         )
         self.tasks: list[asyncio.Task[None]] = []
         """They end by failing only."""

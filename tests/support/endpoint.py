@@ -5,6 +5,7 @@ import asyncio
 import base64
 import os
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import AsyncIterator
@@ -120,9 +121,10 @@ class Client:
 
 
 @asynccontextmanager
-async def client(rig: Rig, codec: Codec = PROTO) -> AsyncIterator[Client]:
-    url = f"ws://127.0.0.1:{rig.port}/v1/stream"
-    async with connect(url, subprotocols=[Subprotocol(codec.name)], ping_interval=None, max_size=None) as ws:
+async def client(rig: Rig, codec: Codec = PROTO, tls: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+    url = f"{'wss' if tls else 'ws'}://127.0.0.1:{rig.port}/v1/stream"
+    protocols = [Subprotocol(codec.name)]
+    async with connect(url, subprotocols=protocols, ping_interval=None, max_size=None, ssl=tls) as ws:
         one = Client(ws, codec)
         assert isinstance(await one.next(), Welcome)
         yield one
