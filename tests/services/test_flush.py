@@ -19,14 +19,16 @@ from tests.support.endpoint import BTC, PROTO, Client, client, running
 
 
 class SlowHub(Hub):
-    """A hub whose flush takes a given time."""
+    """A hub whose flush takes a given time of the CPU."""
 
     seconds = 0.0
     flushes = 0
 
     def flush(self, now_ns: int) -> list[Outbox]:
         self.flushes += 1
-        time.sleep(self.seconds)
+        until = time.thread_time() + self.seconds
+        while time.thread_time() < until:
+            pass
         return super().flush(now_ns)
 
 
