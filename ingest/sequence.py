@@ -110,6 +110,9 @@ class Verdict(NamedTuple):
     merged: tuple[BookEvent, ...] = ()  # RESET: buffered deltas that continue the snapshot, in order
 
 
+_APPLY, _DROP, _BUFFER = Verdict(Action.APPLY), Verdict(Action.DROP), Verdict(Action.BUFFER)
+
+
 @dataclass(slots=True)
 class Sequence:
     """Where one instrument stands in its venue's sequence. `judge` decides and changes nothing; `commit` follows."""
@@ -129,28 +132,28 @@ class Sequence:
         if self.state is not BookState.SYNCED:
             return self._judge_early(event, chain)
         if chain.old(event, self.last):
-            return Verdict(Action.DROP)
+            return _DROP
         continues = chain.follows if self.joined else chain.joins
         if continues(event, self.last):
-            return Verdict(Action.APPLY)
+            return _APPLY
         return Verdict(Action.GAP, Reason.SEQUENCE_GAP)
 
     def _judge_snapshot(self, event: BookEvent, chain: Chain) -> Verdict:
         if not chain.buffers:
             return Verdict(Action.RESET, Reason.VENUE_RESET if event.reset else Reason.SNAPSHOT)
         if self.state is BookState.SYNCED and _not_above(event, self.last):
-            return Verdict(Action.DROP)
+            return _DROP
         kept = tuple(delta for delta in self.buffer if not chain.old(delta, event.last))
         if kept and not chain.joins(kept[0], event.last):
-            return Verdict(Action.DROP)
+            return _DROP
         return Verdict(Action.RESET, Reason.SNAPSHOT, kept)
 
     def _judge_early(self, event: BookEvent, chain: Chain) -> Verdict:
         if not chain.buffers or (self.buffer and chain.old(event, self.buffer[-1].last)):
-            return Verdict(Action.DROP)
+            return _DROP
         if self.buffered_levels + _size(event) > BUFFERED_LEVELS_MAX or len(self.buffer) >= BUFFERED_DELTAS_MAX:
             return Verdict(Action.GAP, Reason.BUFFER_OVERFLOW)
-        return Verdict(Action.BUFFER)
+        return _BUFFER
 
     def commit(self, event: BookEvent, verdict: Verdict) -> None:
         """Move on as `judge` said."""

@@ -92,7 +92,7 @@ def decode_tick(value: bytes, content_type: str) -> Tick:
         CodecError: Not a tick, or the content type is none of the three.
     """
     if content_type == CONTENT_PROTO:
-        return _tick(_from_proto(value))
+        return _from_proto(value)
     if content_type == CONTENT_JSON:
         try:
             return _tick(orjson.loads(value))
@@ -117,55 +117,75 @@ def _unpacked(value: bytes) -> object:
 
 
 def _to_proto(tick: Tick) -> bytes:
-    return pb.Tick(
+    out = pb.Tick(
         version=VERSION,
         kind=cast("pb.TickKind.ValueType", tick.kind),
         sequence=tick.sequence,
         prev_sequence=tick.prev_sequence,
         ts_event_ns=tick.ts_event_ns,
-        bids=[pb.PriceLevel(price=price, size=size) for price, size in tick.bids],
-        asks=[pb.PriceLevel(price=price, size=size) for price, size in tick.asks],
-        trades=[pb.TickTrade(**trade._asdict()) for trade in tick.trades],
-    ).SerializeToString()
+    )
+    for levels, add in ((tick.bids, out.bids.add), (tick.asks, out.asks.add)):
+        for price, size in levels:
+            add(price=price, size=size)
+    for price, size, side, trade_id, ts_event_ns in tick.trades:
+        out.trades.add(
+            price=price,
+            size=size,
+            side=cast("pb.Side.ValueType", side),
+            trade_id=trade_id,
+            ts_event_ns=ts_event_ns,
+        )
+    return out.SerializeToString()
 
 
-def _from_proto(value: bytes) -> dict[str, object]:
-    """As the other two forms have it."""
+def _from_proto(value: bytes) -> Tick:
     found: pb.Tick = parsed(pb.Tick, value)
-    if len(found.bids) > LEVELS_MAX or len(found.asks) > LEVELS_MAX or len(found.trades) > TRADES_MAX:
+    _check_version(found.version)
+    bids, asks, trades = found.bids[:], found.asks[:], found.trades[:]
+    if len(bids) > LEVELS_MAX or len(asks) > LEVELS_MAX or len(trades) > TRADES_MAX:
         raise CodecError(f"tick has more than {LEVELS_MAX} levels or {TRADES_MAX} trades")
-    return {
-        "version": found.version,
-        "kind": _NAMES.get(found.kind, f"number {found.kind}"),
-        "sequence": found.sequence,
-        "prev_sequence": found.prev_sequence,
-        "ts_event_ns": found.ts_event_ns,
-        "bids": [[level.price, level.size] for level in found.bids],
-        "asks": [[level.price, level.size] for level in found.asks],
-        "trades": [
-            {
-                "price": trade.price,
-                "size": trade.size,
-                "side": wire.member(Side, trade.side, "side", strict=True).name.lower(),
-                "trade_id": trade.trade_id,
-                "ts_event_ns": trade.ts_event_ns,
-            }
-            for trade in found.trades
+    kind = _KINDS_BY_NUMBER.get(found.kind)
+    if kind is None:
+        raise CodecError("kind is none of " + ", ".join(_KINDS))
+    return Tick(
+        kind,
+        wire.integer(found.sequence, "sequence", 0, COUNT_MAX),
+        wire.integer(found.prev_sequence, "prev_sequence", 0, COUNT_MAX),
+        wire.integer(found.ts_event_ns, "ts_event_ns", 0, NS_MAX),
+        _proto_levels(bids),
+        _proto_levels(asks),
+        [
+            TickTrade(
+                wire.text(trade.price, "price", fixed.TEXT_MAX),
+                wire.text(trade.size, "size", fixed.TEXT_MAX),
+                wire.member(Side, trade.side, "side", strict=True),
+                wire.text(trade.trade_id, "trade_id", wire.TRADE_ID_MAX),
+                wire.integer(trade.ts_event_ns, "ts_event_ns", 0, NS_MAX),
+            )
+            for trade in trades
         ],
-    }
+    )
+
+
+def _proto_levels(found: list[pb.PriceLevel]) -> list[TextLevel]:
+    levels: list[TextLevel] = []
+    for level in found:
+        price, size = level.price, level.size
+        if len(price) > fixed.TEXT_MAX or len(size) > fixed.TEXT_MAX:
+            raise CodecError(f"a number has more than {fixed.TEXT_MAX} characters")
+        levels.append((price, size))
+    return levels
 
 
 _KINDS = {kind.name.lower(): kind for kind in TickKind}
-_NAMES = {kind.value: name for name, kind in _KINDS.items()}
+_KINDS_BY_NUMBER = {kind.value: kind for kind in TickKind}
 _SIDES = {side.name.lower(): side for side in Side}
 
 
 def _tick(found: object) -> Tick:
     if type(found) is not dict:
         raise CodecError("a tick is a map of its fields")
-    version = wire.integer(found.get("version"), "version", 0, wire.U32_MAX)
-    if version != VERSION:
-        raise VersionError(f"tick has version {version}, this program reads version {VERSION}")
+    _check_version(wire.integer(found.get("version"), "version", 0, wire.U32_MAX))
     kind = _KINDS.get(wire.text(found.get("kind"), "kind", wire.TEXT_MAX))
     if kind is None:
         raise CodecError("kind is none of " + ", ".join(_KINDS))
@@ -178,6 +198,11 @@ def _tick(found: object) -> Tick:
         [_level(item) for item in _list(found, "asks", LEVELS_MAX)],
         [_trade(item) for item in _list(found, "trades", TRADES_MAX)],
     )
+
+
+def _check_version(version: int) -> None:
+    if version != VERSION:
+        raise VersionError(f"tick has version {version}, this program reads version {VERSION}")
 
 
 def _list(found: dict[str, Any], name: str, length_max: int) -> list[Any]:

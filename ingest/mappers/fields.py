@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import orjson
 
 from ingest.events import MapError, TextLevel, TextTrade
-from protos.fixed import EXPONENT_MIN, DecimalError, split_decimal
+from protos.fixed import DIGITS_MAX, EXPONENT_MIN, DecimalError, split_decimal
 from protos.messages import Side
 
 P = ParamSpec("P")
@@ -109,8 +109,22 @@ def levels(value: list[Json], signed: bool = False) -> list[TextLevel]:
     return value
 
 
+def _is_plain(value: Json) -> bool:
+    """Whether it is the text of a decimal as venues write it: digits with at most one dot among them. For speed."""
+    return (
+        type(value) is str
+        and len(value) <= DIGITS_MAX
+        and value[:1] != "."
+        and value[-1:] != "."
+        and value.isascii()
+        and value.replace(".", "", 1).isdigit()
+    )
+
+
 def price(value: Json, signed: bool = False) -> str:
     """``value``, if it is the text of a decimal above 0 (any, if ``signed``). Raises `MapError` ``bad-price``."""
+    if _is_plain(value) and value.strip("0."):
+        return str(value)
     mantissa = _mantissa(value, "bad-price")
     if mantissa <= 0 and not signed:
         raise MapError("bad-price", f"price {value!r} is not above 0")
@@ -119,6 +133,8 @@ def price(value: Json, signed: bool = False) -> str:
 
 def size(value: Json) -> str:
     """``value``, if it is the text of a decimal, 0 or more. Raises `MapError` ``bad-size``."""
+    if _is_plain(value):
+        return str(value)
     if _mantissa(value, "bad-size") < 0:
         raise MapError("bad-size", f"size {value!r} is negative")
     return str(value)
@@ -133,9 +149,14 @@ def _mantissa(value: Json, reason: str) -> int:
         raise MapError(reason, str(error)) from None
 
 
+def _is_positive(size_text: Json) -> bool:
+    """Whether a size is not 0; a negative one is for `size` to refuse. Raises `MapError` ``bad-size``."""
+    return (_is_plain(size_text) and size_text.strip("0.") != "") or _mantissa(size_text, "bad-size") != 0
+
+
 def quote_side(price_text: Json, size_text: Json, signed: bool = False) -> TextLevel:
     """One side of a quote; ``("", "")`` if the venue says it is empty: no text, or size 0."""
-    if price_text == "" or size_text == "" or not _mantissa(size_text, "bad-size"):
+    if price_text == "" or size_text == "" or not _is_positive(size_text):
         return ("", "")
     return (price(price_text, signed), size(size_text))
 
@@ -147,7 +168,7 @@ def trade(
     identity = str(trade_id) if type(trade_id) is int else trade_id
     if type(identity) is not str or len(identity) > TRADE_ID_MAX or not identity.isascii():
         raise MapError("bad-field", f"a trade id is not a string of at most {TRADE_ID_MAX} ASCII characters")
-    if not _mantissa(size_text, "bad-size"):
+    if not _is_positive(size_text):
         raise MapError("bad-size", "a trade of size 0")
     return TextTrade(price(price_text, signed), size(size_text), side, identity, ts_event_ns)
 
