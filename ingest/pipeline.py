@@ -113,6 +113,10 @@ class Pipeline:
         names, self._changed = sorted(self._changed), set()
         return {name: export_state(self._instruments[name], self.position) for name in names}
 
+    def all_changed(self) -> None:
+        """Let the next `changed` give the states of all instruments."""
+        self._changed.update(self._instruments)
+
     def restore(self, name: str, state: InstrumentState) -> None:
         """Continue an instrument from its state; its records below ``state.ticks_offset`` are skipped.
 

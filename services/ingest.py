@@ -82,6 +82,8 @@ class Worker:
         self.reader: GroupReader
         self.pipelines: dict[int, Pipeline] = {}
         self.checkpoints: dict[int, Checkpoint] = {}
+        self.snapshots_end: dict[int, int] = {}
+        """Offset of the next record of each snapshots partition, if nobody but us writes there."""
         self.checkpoint_at = self.started_at = time.monotonic()
         self._assigned = asyncio.Event()
 
@@ -172,16 +174,37 @@ class Worker:
             acked = self.producer.acked(self.topics.market, partition)
             market_offset = self.checkpoints[partition].market_offset if acked is None else acked + 1
             self.checkpoints[partition] = Checkpoint(pipeline.position, market_offset)
-            for name, state in pipeline.changed().items():
-                self.producer.send(self.topics.snapshots, partition, name.encode(), encode_state(state))
-                await self.producer.room()
-        await self.producer.flush()  # before the checkpoint that says they are there
+        await self._write_states(moved)  # before the checkpoint that says they are there
+        if foreign := {p: pipeline for p, pipeline in moved.items() if self._is_foreign(p)}:
+            _log.warning("another worker wrote states of partitions %s: ours are written over them", list(foreign))
+            self.metrics.foreign_states.inc(len(foreign))
+            for pipeline in foreign.values():
+                pipeline.all_changed()
+            await self._write_states(foreign)
         for partition in moved:
-            value = encode_checkpoint(self.checkpoints[partition])
-            self.producer.send(self.topics.snapshots, partition, checkpoint_key(partition), value)
+            self._write(partition, checkpoint_key(partition), encode_checkpoint(self.checkpoints[partition]))
         await self.producer.flush()
         await self.reader.commit(self._offsets(moved))
         self.metrics.checkpoint_duration.observe(time.monotonic() - started)
+
+    async def _write_states(self, partitions: Mapping[int, Pipeline]) -> None:
+        for partition, pipeline in partitions.items():
+            for name, state in pipeline.changed().items():
+                self._write(partition, name.encode(), encode_state(state))
+                await self.producer.room()
+        await self.producer.flush()
+
+    def _write(self, partition: int, key: bytes, value: bytes) -> None:
+        self.producer.send(self.topics.snapshots, partition, key, value)
+        self.snapshots_end[partition] += 1
+
+    def _is_foreign(self, partition: int) -> bool:
+        """Whether somebody else has written to these snapshots since we looked last. Only a worker can that stood still
+        between being told that they are its own and writing: its states are older than ours, and come after them."""
+        acked = self.producer.acked(self.topics.snapshots, partition)
+        expected = self.snapshots_end[partition]
+        self.snapshots_end[partition] = expected if acked is None else acked + 1
+        return self.snapshots_end[partition] != expected
 
     def _has_moved(self, partition: int, pipeline: Pipeline) -> bool:
         return pipeline.position != self.checkpoints[partition].ticks_offset
@@ -201,6 +224,7 @@ class Worker:
         for p in partitions:
             fresh = Checkpoint(begins[self.topics.ticks, p], ends[self.topics.market, p])
             self.checkpoints[p] = left[p].checkpoint or fresh
+            self.snapshots_end[p] = left[p].end
             self.pipelines[p] = Pipeline(p, self.settings.tick_bytes_max)
             left[p].restore(self.pipelines[p], self.checkpoints[p].ticks_offset)
         self.checkpoint_at = time.monotonic()
@@ -216,3 +240,4 @@ class Worker:
     def _forget(self) -> None:
         self.pipelines.clear()
         self.checkpoints.clear()
+        self.snapshots_end.clear()

@@ -24,6 +24,8 @@ class Left:
 
     checkpoint: Checkpoint | None = None
     states: dict[str, bytes] = field(default_factory=dict)
+    end: int = 0
+    """Offset after the last record that was read."""
 
     def restore(self, pipeline: Pipeline, ticks_offset: int) -> None:
         """Let a new pipeline go on at ``ticks_offset``. A state that cannot be read costs that instrument its book."""
@@ -52,6 +54,8 @@ async def read_left(settings: Settings, topic: str, partitions: list[int]) -> di
         while any(reader.position(partition) < end for partition, end in ends.items()):
             for record in await reader.poll(_POLL_MS, _RECORDS_MAX):
                 _note(left[record.partition], record)
+        for (_, partition), end in ends.items():
+            left[partition].end = end
     finally:
         await reader.stop()
     return left

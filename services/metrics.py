@@ -149,6 +149,10 @@ class Metrics:
             "crossed_books_total", "Updates after which the best bid was not below the best ask."
         )
         self.dead_letters = self._counter("dead_letters_total", "Records that could not be used, by reason.", "reason")
+        self.foreign_states = self._counter(
+            "foreign_states_total",
+            "Times that another worker had written states of a partition of ours, late; ours were written over them.",
+        )
         self.checkpoint_duration = self._latency("checkpoint_duration_seconds", "Seconds that a checkpoint took.")
         self.checkpoint_age = self._sampled(
             "checkpoint_age_seconds", "Seconds since the oldest of our partitions had its last checkpoint."

@@ -67,7 +67,14 @@ def stack_on(kafka: str | None, partitions: int = 2, **environment: int) -> Stac
     """A system with topics of its own, not started. A worker's partitions are free 1.5 s after it died."""
     name = TestBroker.name("test")
     settings = load_settings().model_copy(
-        update={"topic_prefix": name, "ingest_group": name, "http_port": 0, "admin_port": 0, "partitions": partitions}
+        update={
+            "topic_prefix": name,
+            "ingest_group": name,
+            "http_port": 0,
+            "admin_port": 0,
+            "partitions": partitions,
+            **environment,
+        }
     )
     wanted = {
         "kafka_session_timeout_ms": 1_500,
@@ -188,10 +195,13 @@ class Watcher:
         jumps: What must never happen: those of ``faults`` that the server did not announce.
         latencies: When each update came (monotonic clock), and seconds since the feed had it.
         resumed: Of each subscription that was accepted: its instrument, and whether it continued.
+        started: When that was, on the monotonic clock.
+        lost: Of each connection that ended, and of each vain attempt: when, why, milliseconds until the next attempt.
+        retry_after_ms: Of the server's SHUTDOWN notices.
     """
 
-    def __init__(self, url: str, wanted: Iterable[Wanted]) -> None:
-        self._client: Client = connect_client(url, rng=Random(QUICK))
+    def __init__(self, url: str, wanted: Iterable[Wanted], rng: Random | None = None) -> None:
+        self._client: Client = connect_client(url, rng=rng or Random(QUICK))
         self._wanted = list(wanted)
         self._task: asyncio.Task[None] | None = None
         self.subscriptions: list[Subscription] = []
@@ -201,7 +211,9 @@ class Watcher:
         self.jumps: list[str] = []
         self.latencies: list[tuple[float, float]] = []
         self.resumed: list[tuple[str, bool]] = []
-        self.disconnects = 0
+        self.started: list[float] = []
+        self.lost: list[tuple[float, str, int]] = []
+        self.retry_after_ms: list[int] = []
         self.digests = 0
         self.notices: Counter[NoticeCode] = Counter()
 
@@ -223,8 +235,9 @@ class Watcher:
                 self._updated(event.subscription, event.message)
             elif isinstance(event, Started):
                 self.resumed.append((event.subscription.instrument, event.resumed))
+                self.started.append(time.monotonic())
             elif isinstance(event, Disconnected):
-                self.disconnects += 1
+                self.lost.append((time.monotonic(), event.why, event.delay_ms))
             elif isinstance(event, DigestChecked):
                 self.digests += 1
                 if not event.passed:
@@ -252,7 +265,7 @@ class Watcher:
                     message.epoch,
                     message.seq,
                     message.flags,
-                    _top(subscription.book, subscription.depth),
+                    top_of(subscription.book, subscription.depth),
                 )
             )
 
@@ -260,6 +273,12 @@ class Watcher:
         self.notices[notice.code] += 1
         if notice.code is NoticeCode.GAP:
             self.faults.append(str(notice))
+        elif notice.code is NoticeCode.SHUTDOWN:
+            self.retry_after_ms.append(notice.retry_after_ms)
+
+    @property
+    def disconnects(self) -> int:
+        return len(self.lost)
 
     @property
     def duplicates(self) -> int:
@@ -282,7 +301,7 @@ class Watcher:
         return [
             f"{it.key} at {it.position} {it.state}"
             for it in self.subscriptions
-            if it.has_book and not (it.live and _top(it.book, it.depth) == truth.last(it))
+            if it.has_book and not (it.live and top_of(it.book, it.depth) == truth.last(it))
         ]
 
 
@@ -312,10 +331,13 @@ class Truth:
             if isinstance(message, BookUpdate):
                 book = self.books[name[0]]
                 book.apply(message)
-                self.tops[name[0], message.epoch, message.seq] = {depth: _top(book, depth) for depth in DEPTHS}
+                self.tops[name[0], message.epoch, message.seq] = {depth: top_of(book, depth) for depth in DEPTHS}
 
     def last(self, subscription: Subscription) -> int:
-        return _top(self.books[subscription.instrument], subscription.depth)
+        return self.last_top(subscription.instrument, subscription.depth)
+
+    def last_top(self, instrument: str, depth: int) -> int:
+        return top_of(self.books[instrument], depth)
 
     def chain(self, channel: Channel, instrument: str) -> list[tuple[int, int]]:
         """All positions of a channel."""
@@ -334,7 +356,8 @@ class Truth:
         ]
 
 
-def _top(book: Book, depth: int) -> int:
+def top_of(book: Book, depth: int) -> int:
+    """A hash, the same in every process."""
     bids, asks = book.top(depth)
     return hash((tuple(bids), tuple(asks)))
 
