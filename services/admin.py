@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from services.config import Settings
+from services.log import Handler
 from services.metrics import Metrics
 from services.serving import Server, listen
 
@@ -29,6 +30,7 @@ class Admin:
     ) -> None:
         self._metrics = metrics
         self._why_not_ready = why_not_ready
+        metrics.log_lines_lost.read = lambda: Handler.lost
         own = (Route("/livez", self._livez), Route("/readyz", self._readyz), Route("/metrics", self._exposition))
         listener = listen(settings.admin_host, settings.admin_port, "DEPTHCAST_ADMIN_PORT")
         self._server = Server(Starlette(routes=[*own, *more]), listener)

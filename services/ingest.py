@@ -218,6 +218,10 @@ class Worker:
 
     async def _on_assigned(self, partitions: list[int]) -> dict[int, int]:
         started = time.monotonic()
+        if (
+            partitions[-1] >= self.settings.partitions
+        ):  # they were added: keys have moved, and halves of books with them
+            await check_topics(self.settings)
         left = await read_left(self.settings, self.topics.snapshots, partitions)
         ends = await self.reader.end_offsets((self.topics.market, p) for p in partitions)
         begins = await self.reader.beginning_offsets((self.topics.ticks, p) for p in partitions)

@@ -1,11 +1,15 @@
 """Logging: structlog, one JSON object per line, or readable lines on a terminal. Goes to stderr; stdout is for results.
 
 What libraries log through the standard library goes the same way. No query string is logged: it may carry a token.
+A line that cannot be written at once is lost and counted: a reader that stands still must not stop the event loop.
 """
 
 import logging
+import os
 import re
+import select
 import sys
+from io import UnsupportedOperation
 from typing import TextIO
 
 import structlog
@@ -16,6 +20,44 @@ from services.config import Settings
 _QUERY = re.compile(r"\?[^\s\"']+")
 _LIBRARY_LEVELS = {"asyncio": "WARNING", "httpx": "WARNING", "httpcore": "WARNING", "uvicorn.access": "CRITICAL"}
 """At info these log every request or loop; the metrics count those."""
+
+_CHUNK = 4096
+"""What a pipe takes whole when it is writable at all (pipe(7), PIPE_BUF)."""
+
+
+class Handler(logging.StreamHandler[TextIO]):
+    """Writes a line if that is possible without waiting; otherwise counts it.
+
+    Attributes:
+        lost: Lines that were not written, or not to their end.
+    """
+
+    lost = 0
+
+    def __init__(self, out: TextIO) -> None:
+        super().__init__(out)
+        self._poll = select.poll()
+        try:
+            self._fd = out.fileno()
+            self._poll.register(self._fd, select.POLLOUT)
+        except (OSError, UnsupportedOperation):
+            self._fd = -1
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._fd < 0:
+            super().emit(record)
+            return
+        try:
+            line = f"{self.format(record)}{self.terminator}".encode(errors="backslashreplace")
+        except Exception:  # as every handler: who logs must not fail of it
+            self.handleError(record)
+            return
+        try:
+            while line and any(event & select.POLLOUT for _, event in self._poll.poll(0)):
+                line = line[os.write(self._fd, line[:_CHUNK]) :]
+        except OSError:  # the disk is full, the reader is gone
+            pass
+        Handler.lost += bool(line)
 
 
 def configure_logging(settings: Settings, *, out: TextIO | None = None, libraries: str = "WARNING") -> None:
@@ -45,7 +87,7 @@ def configure_logging(settings: Settings, *, out: TextIO | None = None, librarie
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(out)
+    handler = Handler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_render(settings, out)],

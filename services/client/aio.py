@@ -39,13 +39,27 @@ _GRACE_S = 1.0
 """After our own pause (a debugger, a suspended laptop) bytes may wait in the kernel; look there before giving up."""
 
 
+def _steady_ns() -> int:
+    """Goes on while a laptop sleeps, where the system has such a clock."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns()
+
+
+_EPOCH_NS = time.time_ns() - _steady_ns()
+
+
+def now_ns() -> int:
+    """Nanoseconds since 1970 as this machine knew them when the program began. It never steps: else a clock set back by
+    five minutes would have a client wait for five minutes before it reconnects."""
+    return _steady_ns() + _EPOCH_NS
+
+
 class _Connection(ClientConnection):
     """Knows when bytes last arrived: pings count as a sign of life, and the library answers those by itself."""
 
     heard_ns = 0
 
     def data_received(self, data: bytes) -> None:
-        self.heard_ns = time.time_ns()
+        self.heard_ns = now_ns()
         super().data_received(data)
 
 
@@ -125,7 +139,7 @@ class Client:
 
     async def ping(self) -> None:
         """Measure the round trip and the clocks' offset; `Ponged` follows among the events."""
-        self.core.ping(time.time_ns())
+        self.core.ping(now_ns())
         await self._send()
 
     def __aiter__(self) -> Self:
@@ -155,11 +169,11 @@ class Client:
         """Wait for the next frame, or for the end of the connection."""
         await self._send()
         try:
-            async with asyncio.timeout(max(_GRACE_S, (self.core.dead_at_ns - time.time_ns()) / 1e9)):
+            async with asyncio.timeout(max(_GRACE_S, (self.core.dead_at_ns - now_ns()) / 1e9)):
                 frame = await socket.recv(decode=False)
         except TimeoutError:
             self.core.heard(max(socket.heard_ns, self.core.heard_ns))
-            if time.time_ns() < self.core.dead_at_ns:
+            if now_ns() < self.core.dead_at_ns:
                 return None
             return await self._abandon(CloseCode.HEARTBEAT_TIMEOUT, "nothing heard for 2.5 heartbeats")
         except ConnectionClosed as error:
@@ -167,7 +181,7 @@ class Client:
                 return None
             self._socket = None
             return self._lost(error.rcvd.code if error.rcvd else None, error.rcvd.reason if error.rcvd else "")
-        self._events = self.core.receive(frame, time.time_ns())
+        self._events = self.core.receive(frame, now_ns())
         return None
 
     async def _send(self) -> None:
@@ -189,7 +203,7 @@ class Client:
 
     async def _attempt(self) -> Disconnected | None:
         """Wait for the time of the next attempt, then connect."""
-        await asyncio.sleep((self._attempt_at_ns - time.time_ns()) / 1e9)
+        await asyncio.sleep((self._attempt_at_ns - now_ns()) / 1e9)
         try:
             socket = await ws_connect(
                 self.url,
@@ -212,16 +226,16 @@ class Client:
         self._socket = cast("_Connection", socket)
         if socket.subprotocol != self.core.codec.name:
             return await self._abandon(CloseCode.PROTOCOL_ERROR, f"{self.url} does not speak {self.core.codec.name}")
-        self.core.connected(time.time_ns())
+        self.core.connected(now_ns())
         return None
 
     def _lost(self, code: int | None, why: str, *, status: int = 0, retry_after_ms: int = 0) -> Disconnected:
-        now_ns = time.time_ns()
-        verdict = self.core.closed(code, now_ns, self._rng, status=status, retry_after_ms=retry_after_ms)
+        at_ns = now_ns()
+        verdict = self.core.closed(code, at_ns, self._rng, status=status, retry_after_ms=retry_after_ms)
         if isinstance(verdict, Terminal):
             self._ended = verdict.reason
             raise TerminalError(verdict.reason + (f": {why}" if why else ""))
-        self._attempt_at_ns = now_ns + verdict.delay_ms * 1_000_000
+        self._attempt_at_ns = at_ns + verdict.delay_ms * 1_000_000
         self._events = self.core.stale()
         return Disconnected(why or verdict.why, verdict.delay_ms)
 

@@ -1,6 +1,7 @@
 """The asyncio driver against a small real server on the loopback interface."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from random import Random
 
@@ -63,6 +64,25 @@ async def test_subscribe_and_follow(codec: str) -> None:
             tops.append(book.book.top(1)[0])
             assert book.book.seq == event.message.seq
         assert tops == [[(2, 1)], [(3, 1)]], "each event sees the book as of that event"
+
+
+@pytest.mark.parametrize("step_s", [-300, 300])
+async def test_a_step_of_the_wall_clock_costs_no_connection_and_no_wait(
+    step_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with streamer() as peer, connect(peer.url, rng=Random(1)) as client:
+        await client.subscribe(KNOWN, "raw")
+        await until(client, is_live)
+        real = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: real() + step_s * 1_000_000_000)
+        await asyncio.sleep(1.2)  # longer than the grace that silence is given
+        await peer.push(peer.delta())
+        assert isinstance(await anext(client), Updated), "it was not given up"
+        peer.sockets[-1].transport.abort()
+        lost = await until(client, lambda event: isinstance(event, Disconnected))
+        monkeypatch.setattr(time, "time_ns", lambda: real() - step_s * 1_000_000_000)
+        await until(client, is_live)
+        assert isinstance(lost[-1], Disconnected)
 
 
 async def test_unknown_instruments_are_refused_and_unsubscribing_ends() -> None:

@@ -1,13 +1,14 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
 from services.config import load_settings
-from services.log import configure_logging
+from services.log import Handler, configure_logging
 
 
 class Terminal(io.StringIO):
@@ -76,3 +77,21 @@ def test_levels() -> None:
     logging.getLogger("depthcast.kafka").error("unreachable")
     structlog.get_logger("services.d").warning("matters")
     assert [line["event"] for line in lines(out)] == ["matters"]
+
+
+def test_a_line_that_would_have_to_wait_is_lost_and_counted() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as out:
+        configure_logging(load_settings(), out=out)
+        before = Handler.lost
+        for _ in range(100):
+            logging.getLogger("somewhere").warning("x" * 4_000)  # a pipe holds 64 KiB
+        lost = Handler.lost - before
+        assert 60 < lost < 100
+        os.read(reader, 1 << 20)
+        logging.getLogger("somewhere").warning("there is room again")
+        assert b"room again" in os.read(reader, 1 << 20)
+        assert Handler.lost - before == lost
+        os.close(reader)
+        logging.getLogger("somewhere").warning("nobody reads")
+        assert Handler.lost - before == lost + 1

@@ -85,14 +85,16 @@ def stack_on(kafka: str | None, partitions: int = 2, **environment: int) -> Stac
     return Stack(settings, kafka, {f"DEPTHCAST_{key.upper()}": str(value) for key, value in wanted.items()})
 
 
-async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str) -> None:
+async def until(
+    condition: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, patience_s: float = PATIENCE_S
+) -> None:
     """Wait until it holds; a test that waits for too long fails and says ``what`` it waited for."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while True:
         holds = condition()
         if holds if isinstance(holds, bool) else await holds:
             return
-        assert time.monotonic() < deadline, f"{what}: not in {PATIENCE_S:.0f} s"
+        assert time.monotonic() < deadline, f"{what}: not in {patience_s:.0f} s"
         await asyncio.sleep(0.02)
 
 
@@ -321,17 +323,21 @@ class Truth:
         for record in records:
             assert record.key is not None
             assert record.value is not None
-            message = decode_market(record.value)
-            name = (record.key.decode(), _CHANNEL_OF[type(message)], message.epoch, message.seq)
-            if name in self.values:
-                assert record.value == self.values[name], f"{name} was written again, and differs"
-                self.repeats += 1
-                continue
-            self.values[name] = record.value
-            if isinstance(message, BookUpdate):
-                book = self.books[name[0]]
-                book.apply(message)
-                self.tops[name[0], message.epoch, message.seq] = {depth: top_of(book, depth) for depth in DEPTHS}
+            self.add(record.key.decode(), record.value)
+
+    def add(self, instrument: str, value: bytes) -> None:
+        """The next record."""
+        message = decode_market(value)
+        name = (instrument, _CHANNEL_OF[type(message)], message.epoch, message.seq)
+        if name in self.values:
+            assert value == self.values[name], f"{name} was written again, and differs"
+            self.repeats += 1
+            return
+        self.values[name] = value
+        if isinstance(message, BookUpdate):
+            book = self.books[instrument]
+            book.apply(message)
+            self.tops[instrument, message.epoch, message.seq] = {depth: top_of(book, depth) for depth in DEPTHS}
 
     def last(self, subscription: Subscription) -> int:
         return self.last_top(subscription.instrument, subscription.depth)
