@@ -20,7 +20,8 @@ from services.config import Settings
 from services.errors import UserError
 
 REQUEST_TIMEOUT_MS = 40_000
-"""A broker that does not answer a request in this time is given up and reconnected to."""
+"""A broker that does not answer a request in this time is given up and reconnected to. To join a group takes up to the
+rebalance timeout."""
 RETRY_BACKOFF_MS = 100
 METADATA_MAX_AGE_MS = 60_000
 """Leaders are looked up this often without cause; every error looks them up at once."""

@@ -35,6 +35,9 @@ LATEST = -1
 FETCH_BYTES_MAX = 16 << 20
 PARTITION_FETCH_BYTES_MAX = 1 << 20
 """What is fetched ahead at most, in all and for one partition. A larger record still comes, alone."""
+FETCH_TIMEOUT_MS = 10_000
+"""Without a group no request waits for others: a broker whose host has vanished is given up sooner, and its partitions
+are read from who leads them now."""
 REBALANCE_TIMEOUT_MS = 30_000
 """How long a rebalance waits for a member's ``on_revoked``; below the request timeout, which a join counts against."""
 MAX_POLL_INTERVAL_MS = 300_000
@@ -101,7 +104,7 @@ class _Consumer:
 
     async def _connect(self, **options: Any) -> None:  # noqa: ANN401 aiokafka has no types
         self._consumer = AIOKafkaConsumer(
-            **client_options(self._settings),
+            **{**client_options(self._settings), **options},
             auto_offset_reset="none",
             enable_auto_commit=False,
             fetch_max_wait_ms=self._settings.kafka_fetch_max_wait_ms,
@@ -110,7 +113,6 @@ class _Consumer:
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES_MAX,
             check_crcs=True,
             isolation_level="read_uncommitted",
-            **options,
         )
         await connect(self._consumer.start, self._consumer.stop, self._settings)
         client = self._consumer._client  # noqa: SLF001 aiokafka has no setting for it
@@ -216,7 +218,7 @@ class Reader(_Consumer):
         Raises:
             UserError: Kafka cannot be reached.
         """
-        await self._connect(group_id=None)
+        await self._connect(group_id=None, request_timeout_ms=FETCH_TIMEOUT_MS)
 
     async def assign(self, positions: Mapping[Partition, int]) -> None:
         """Read these partitions from now on, each from its position (an offset, EARLIEST or LATEST)."""

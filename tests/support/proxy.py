@@ -136,7 +136,7 @@ class Proxy:
         way: str,
         pair: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
     ) -> None:
-        with suppress(OSError):
+        try:
             while data := await reader.read(_CHUNK):
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
@@ -152,6 +152,9 @@ class Proxy:
                 await writer.drain()
             if writer.can_write_eof():
                 writer.write_eof()
+        except OSError:  # one side was reset: the other is to know
+            for side in pair:
+                _reset(side)
 
     def _abort_all(self) -> None:
         for pair in list(self._pairs):
