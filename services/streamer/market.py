@@ -4,8 +4,9 @@ Start: read `snapshots` to its end, load the newest state of each instrument, th
 checkpoint. What both hold is dropped by (epoch, seq). Caught up with the end offsets of that moment: ready.
 
 Recovery is the same, for one partition. When market records were lost (expired, unreadable, a broken chain), its
-instruments are gapped, its snapshots are read again from the beginning, and the first checkpoint beyond the loss brings
-their states and the place to read `market` from. So `snapshots` is read all the time; it costs nothing but its bytes.
+instruments are gapped and its snapshots are read again from beginning to end. The newest checkpoint, if it is beyond
+the loss, or else the next that is, brings their states and the place to read `market` from. So `snapshots` is read
+all the time; it costs nothing but its bytes.
 """
 
 import asyncio
@@ -35,11 +36,23 @@ _log = logging.getLogger("depthcast.market")
 
 
 class Recovery:
-    """What a partition waits for after a loss: states, and a checkpoint at or after ``market_offset``."""
+    """What a partition waits for after a loss: states, and a checkpoint at or after ``market_offset``.
+
+    The newest one that there is: an older one may be of a market topic that was deleted, where offsets meant other
+    records.
+    """
 
     def __init__(self, market_offset: int) -> None:
         self.market_offset = market_offset
+        self.snapshots_end = 0
         self.states: dict[str, bytes] = {}
+        self.checkpoint: Checkpoint | None = None
+
+    def is_covered(self, snapshots_offset: int, market_end: int) -> bool:
+        """Whether what was read up to this record brings the partition beyond the loss."""
+        if self.checkpoint is None or snapshots_offset + 1 < self.snapshots_end:
+            return False
+        return self.market_offset <= self.checkpoint.market_offset <= market_end
 
 
 class MarketReader:
@@ -203,24 +216,27 @@ class MarketReader:
 
     def _on_snapshot(self, record: Record) -> None:
         recovery = self._recoveries.get(record.partition)
-        if recovery is None or record.key is None or record.value is None:
+        if recovery is None:
             return
-        if not is_checkpoint_key(record.key):
-            recovery.states[record.key.decode(errors="replace")] = record.value
-            return
-        checkpoint = self._checkpoint(record)
-        if checkpoint is None or checkpoint.market_offset < recovery.market_offset:
+        if record.key is not None and record.value is not None:
+            if is_checkpoint_key(record.key):
+                recovery.checkpoint = self._checkpoint(record) or recovery.checkpoint
+            else:
+                recovery.states[record.key.decode(errors="replace")] = record.value
+        partition = (self._market, record.partition)
+        market_end = self.reader.position(partition) + self.reader.lag()[partition]
+        if recovery.checkpoint is None or not recovery.is_covered(record.offset, market_end):
             return
         del self._recoveries[record.partition]
         for instrument, value in recovery.states.items():
             if not self._load(instrument, record.partition, value):
                 self._unusable(record, "bad-state")
-        partition = (self._market, record.partition)
-        if checkpoint.market_offset < self.reader.position(partition):
-            self.reader.seek(partition, checkpoint.market_offset)
+        offset = recovery.checkpoint.market_offset
+        if offset < self.reader.position(partition):
+            self.reader.seek(partition, offset)
             self._sought.add(record.partition)  # what this poll still holds of it comes again, in its place
         self._wake()
-        _log.info("market/%d: recovered from the checkpoint at %d", record.partition, checkpoint.market_offset)
+        _log.info("market/%d: recovered from the checkpoint at %d", record.partition, offset)
 
     def _recover(self, partition: int, market_offset: int) -> None:
         """Begin to wait for a checkpoint beyond the loss, or for a later one than so far."""
@@ -234,10 +250,14 @@ class MarketReader:
 
     async def _rewind_snapshots(self) -> None:
         if self._rewinds:
-            beginnings = await self.reader.beginning_offsets([(self._snapshots, p) for p in self._rewinds])
+            partitions = [(self._snapshots, p) for p in self._rewinds]
+            beginnings = await self.reader.beginning_offsets(partitions)
+            ends = await self.reader.end_offsets(partitions)
             self._rewinds.clear()
             for partition, offset in beginnings.items():
                 self.reader.seek(partition, offset)
+                if recovery := self._recoveries.get(partition[1]):
+                    recovery.snapshots_end = ends[partition]
 
     def _on_lost(self, error: OffsetsLostError) -> None:
         topic, partition = error.partition
