@@ -112,3 +112,18 @@ def test_every_metric_is_measured() -> None:
     names = [name for name in vars(Metrics()) if name not in {"registry", "labels", "disconnects"}]
     used = {name for name in names for text in sources.values() if re.search(rf"metrics\.{name}\b", text)}
     assert sorted(set(names) - used) == []
+
+
+def test_every_promise_has_a_test_that_exists() -> None:
+    text = DOCUMENTS["docs/guarantees.md"]
+    missing = []
+    for path, name in re.findall(r"`(tests/[a-z_/]+\.py)::(\w+)`", text):
+        source = ROOT / path
+        if not source.is_file() or not re.search(rf"^(?:async )?def {name}\(", source.read_text(), re.MULTILINE):
+            missing.append(f"{path}::{name}")
+    assert missing == []
+    promises = [
+        row for row in re.findall(r"^\|.*\|$", text, re.MULTILINE) if not re.match(r"\|(-|.* \| test \|$)", row)
+    ]
+    assert len(promises) > 20
+    assert [row for row in promises if "::test_" not in row] == []

@@ -2,16 +2,19 @@
 
 import asyncio
 import multiprocessing
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from random import Random
 from typing import NamedTuple
 
+from services.client.events import TerminalError
 from services.client.subscription import Subscription
 from tests.support.scenario import View, Wanted, Watcher, top_of, until
 
 _context = multiprocessing.get_context("forkserver")
 _CONNECTING = 50
 """At once: a listener's queue is not what is tested."""
+_ATTEMPTS = 10
 
 
 class Member(NamedTuple):
@@ -66,7 +69,7 @@ def _run(pipe: Connection, url: str, wanted: list[Wanted], size: int) -> None:
 
 async def _answer(pipe: Connection, watchers: list[Watcher]) -> None:
     for start in range(0, len(watchers), _CONNECTING):
-        await asyncio.gather(*(watcher.__aenter__() for watcher in watchers[start : start + _CONNECTING]))
+        await asyncio.gather(*(_enter(watcher) for watcher in watchers[start : start + _CONNECTING]))
     while (question := await asyncio.to_thread(pipe.recv)) != "stop":
         if question == "subscribed":
             await until(lambda: all(watcher.resumed for watcher in watchers), "subscribed")
@@ -74,6 +77,15 @@ async def _answer(pipe: Connection, watchers: list[Watcher]) -> None:
         else:
             pipe.send([_member(watcher) for watcher in watchers])
     await asyncio.gather(*(watcher.__aexit__() for watcher in watchers))
+
+
+async def _enter(watcher: Watcher) -> None:
+    """The first attempt of a client does not try again by itself."""
+    for _ in range(_ATTEMPTS):
+        with suppress(TerminalError):
+            await watcher.__aenter__()
+            return
+    raise AssertionError(f"no connection in {_ATTEMPTS} attempts")
 
 
 def _member(watcher: Watcher) -> Member:

@@ -152,7 +152,7 @@ class Proxy:
                 await writer.drain()
             if writer.can_write_eof():
                 writer.write_eof()
-        except OSError:  # one side was reset: the other is to know
+        except (OSError, RuntimeError):  # one side was reset, or is half-closed: the other is to know
             for side in pair:
                 _reset(side)
 
