@@ -9,7 +9,10 @@ timeout. Measured: a record is acknowledged in 0.3 ms; 450,000 records of 150 by
 """
 
 import ctypes
+import socket
 from collections.abc import Callable
+from contextlib import suppress
+from threading import Event, Thread
 from typing import Any
 
 from confluent_kafka import cimpl
@@ -40,6 +43,9 @@ _broker_down = _function("rd_kafka_mock_broker_set_down", _int, _pointer, ctypes
 _broker_up = _function("rd_kafka_mock_broker_set_up", _int, _pointer, ctypes.c_int32)
 
 
+_NUDGE_S = 0.005
+
+
 class EmbeddedBroker:
     """Start, create topics, use ``bootstrap``, stop. All calls block for milliseconds."""
 
@@ -57,7 +63,7 @@ class EmbeddedBroker:
             if not self._client:
                 raise RuntimeError(f"librdkafka: {error.value.decode()}")
             self._cluster = _cluster_new(self._client, 1)
-            _rebalance_delay(self._cluster, 0)
+            self._asked(_rebalance_delay, 0)
         return self.bootstrap
 
     @property
@@ -72,23 +78,42 @@ class EmbeddedBroker:
         Raises:
             ValueError: It exists.
         """
-        if _topic_create(self._running(), name.encode(), partitions, 1):
+        if self._asked(_topic_create, name.encode(), partitions, 1):
             raise ValueError(f"topic {name} exists")
 
     def pause(self) -> None:
         """Drop all connections and refuse new ones, as a broker that crashed; nothing is lost."""
-        _broker_down(self._running(), 1)
+        self._asked(_broker_down, 1)
 
     def resume(self) -> None:
         """Come back after ``pause``."""
-        _broker_up(self._running(), 1)
+        self._asked(_broker_up, 1)
 
     def stop(self) -> None:
         """Close the port and forget everything. Harmless when stopped."""
         if self._cluster is not None:
-            _cluster_destroy(self._cluster)
+            self._asked(_cluster_destroy)
             _client_destroy(self._client)
             self._cluster = self._client = None
+
+    def _asked(self, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
+        """Call what the cluster's own thread has to do. That thread often misses that it is asked, and looks again
+        after a second or when a connection comes: two of three brokers took that second to start."""
+        cluster, address, done = self._running(), self.bootstrap, Event()
+        host, port = address.split(":")
+
+        def nudge() -> None:
+            while not done.wait(_NUDGE_S):
+                with suppress(OSError):
+                    socket.create_connection((host, int(port)), 1).close()
+
+        nudging = Thread(target=nudge, name="nudge-broker")
+        nudging.start()
+        try:
+            return function(cluster, *arguments)
+        finally:
+            done.set()
+            nudging.join()
 
     def _running(self) -> int:
         if self._cluster is None:
