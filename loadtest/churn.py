@@ -5,80 +5,94 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from loadtest.client import LoadClient, connect
-from loadtest.fanout import Load
-from loadtest.instruments import subscriptions
+from loadtest.client import LoadClient
+from loadtest.fanout import Load, chosen, connected
 from loadtest.processes import descriptors
-from loadtest.progress import Progress
-from loadtest.servers import Server, Target
 from loadtest.swarm import Swarm
-from loadtest.wire import handshake
+from loadtest.target import Server, Target
+from loadtest.wire import OP_BINARY, client_frame
+from protos.codec import CODECS
+from protos.messages import Channel, Subscribe, Subscribed, Unsubscribe
 
 SAMPLES = 20
 """Measurements of memory in a run."""
+FLIP = 1_000_000
+"""Number of the command with which a client subscribes to something more."""
+_FILES_S = 10.0
+"""For the server to notice that all clients are gone."""
 
 
-class Churn:
-    """Replaces ``per_s`` connections of a swarm each second, the oldest first.
+class ChurningSwarm(Swarm):
+    """Each second ``per_s`` clients are replaced by new ones, and as many subscribe to something more and leave it."""
 
-    A new client sends all its subscriptions again, so each replacement unsubscribes as many as it subscribes.
-    """
-
-    def __init__(self, swarm: Swarm, per_s: float) -> None:
-        self._swarm = swarm
+    def __init__(self, target: Target, wanted: Sequence[Sequence[int]], per_s: float) -> None:
+        super().__init__(target, wanted)
         self._per_s = per_s
-        self.replaced = 0
+        self._codec = CODECS["depthcast.v1.proto"]
+        self._asked: set[int] = set()
+        self.replaced = self.flipped = 0
 
-    async def run(self) -> None:
+    async def churn(self) -> None:
         """For ever, at due times."""
         started = time.perf_counter()
         while True:
             await asyncio.sleep(max(0.0, started + (self.replaced + 1) / self._per_s - time.perf_counter()))
-            await self.replace(self.replaced % len(self._swarm.clients))
+            index = self.replaced % len(self.clients)
+            self.replaced += 1
+            await self.replace(index)
+            self.flip((index + len(self.clients) // 2) % len(self.clients))
 
-    async def replace(self, index: int) -> None:
-        """Cut a connection and open another in its place."""
-        swarm, target = self._swarm, self._swarm.target
-        swarm.clients[index].abort()
-        client = LoadClient(index, handshake(target.host, target.port, target.path), swarm)
-        swarm.clients[index] = client
-        swarm.checkers.pop(index, None)  # it has other books now
-        self.replaced += 1
-        await connect(target.host, target.port, client)
+    def flip(self, index: int) -> None:
+        """Subscribe to the quotes of an instrument, and unsubscribe when that is confirmed."""
+        if not self.target.speaks_depthcast:
+            return
+        self._asked.add(index)
+        command = Subscribe(FLIP, self.target.names[self.wanted[index][0]], Channel.BBO)
+        self.clients[index].send(client_frame(OP_BINARY, self._codec.encode_command(command)))
+
+    def frame(self, client: LoadClient, payload: bytes) -> None:
+        super().frame(client, payload)
+        if client.index not in self._asked:
+            return
+        for message in self._codec.decode(payload):
+            if isinstance(message, Subscribed) and message.id == FLIP:
+                self._asked.discard(client.index)
+                self.flipped += 1
+                command = Unsubscribe(FLIP + 1, message.stream)
+                client.send(client_frame(OP_BINARY, self._codec.encode_command(command)))
 
 
 async def measure_churn(server: Server, load: Load, per_s: float, scenario: str) -> dict[str, Any]:
     """Deliver under churn; sample the server's memory and its open files."""
     load.check()
     try:
-        target, publisher = await server.start(load.instruments)
-        swarm = Swarm(target, subscriptions(load.clients, load.instruments, load.per_client))
+        target, source = await server.start(load.instruments)
+        swarm = ChurningSwarm(target, chosen(load, target), per_s)
         idle_files = descriptors(target.pid) if target.pid else 0
-        progress = Progress(swarm.progress)
-        await swarm.connect()
-        swarm.reset()
-        churn = Churn(swarm, per_s)
-        tasks = [asyncio.create_task(churn.run()), asyncio.create_task(publisher.run(load.rate, load.seconds))]
-        samples = await _sample(target, load.seconds, tasks)
-        progress.stop()
-        await swarm.close()
-        await asyncio.sleep(1)
+        async with connected(swarm):
+            swarm.reset()
+            tasks = [asyncio.create_task(swarm.churn()), asyncio.create_task(source.run(load.rate, load.seconds))]
+            samples = await _sample(target, load.seconds, tasks)
+            swarm.check_alive()
+        checks = swarm.checks()
         return {
             "scenario": scenario,
             "server": target.name,
             "clients": load.clients,
-            "replaced": churn.replaced,
+            "replaced": swarm.replaced,
+            "flipped": swarm.flipped,
             "deliveries_per_s": round(swarm.received / load.seconds, 1),
-            **swarm.pooled().summary_ms(),
+            **swarm.latencies_ms(),
             "rss_first_mib": round(samples[0][1] / 1024, 2),
             "rss_last_mib": round(samples[-1][1] / 1024, 2),
             "rss_slope_kib_per_minute": round(60 * slope(samples[len(samples) // 4 :]), 2),
-            "files_left": (descriptors(target.pid) if target.pid else 0) - idle_files,
-            "digests_passed": swarm.checks().digests_passed,
-            "digests_failed": swarm.checks().digests_failed,
-            "broken_chains": swarm.checks().broken_chains,
+            "files_left": await _files_left(target, idle_files),
+            "digests_passed": checks.digests_passed,
+            "digests_failed": checks.digests_failed,
+            "broken_chains": checks.broken_chains,
             "rss_samples_kib": samples,
         }
     finally:
@@ -86,16 +100,31 @@ async def measure_churn(server: Server, load: Load, per_s: float, scenario: str)
 
 
 async def _sample(target: Target, seconds: float, tasks: list[asyncio.Task[Any]]) -> list[tuple[float, int]]:
+    """(seconds, RSS) over the run; ends the first task when the second has ended, and raises what either raises."""
     started = time.perf_counter()
     samples = []
-    for _ in range(SAMPLES):
-        done, _ = await asyncio.wait(tasks, timeout=seconds / SAMPLES, return_when=asyncio.FIRST_COMPLETED)
-        samples.append((round(time.perf_counter() - started, 3), target.usage().rss_kib))
-        for task in done:
-            task.result()
-    await tasks[1]
-    tasks[0].cancel()
+    try:
+        for i in range(1, SAMPLES + 1):
+            left = started + i * seconds / SAMPLES - time.perf_counter()
+            done, _ = await asyncio.wait(tasks, timeout=max(0.0, left), return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+            samples.append((round(time.perf_counter() - started, 3), target.usage().rss_kib))
+        await tasks[1]
+    finally:
+        for task in tasks:
+            task.cancel()
     return samples
+
+
+async def _files_left(target: Target, idle: int) -> int:
+    """Open files more than before there were clients, once the server has had its time to close them."""
+    if not target.pid:
+        return 0
+    until = time.perf_counter() + _FILES_S
+    while (left := descriptors(target.pid) - idle) > 0 and time.perf_counter() < until:
+        await asyncio.sleep(0.1)
+    return left
 
 
 def slope(samples: list[tuple[float, int]]) -> float:
@@ -111,33 +140,31 @@ async def measure_storm(server: Server, load: Load) -> dict[str, Any]:
     """Cut all connections, reconnect all at once while the market goes on; how long until all have their books."""
     load.check()
     try:
-        target, publisher = await server.start(load.instruments)
-        wanted = subscriptions(load.clients, load.instruments, load.per_client)
+        target, source = await server.start(load.instruments)
+        wanted = chosen(load, target)
         first = Swarm(target, wanted, measured=0)
-        first_s = await first.connect()
-        market = asyncio.create_task(publisher.run(load.rate, load.seconds))
-        await asyncio.sleep(min(1.0, load.seconds / 4))
-        await first.close()
+        async with connected(first):
+            market = asyncio.create_task(source.run(load.rate, load.seconds))
+            await asyncio.sleep(min(1.0, load.seconds / 4))
         before = target.usage()
         second = Swarm(target, wanted)
-        second_s = await second.connect(load.clients)
-        after = target.usage()
-        await market
-        await second.settle()
-        result = {
-            "scenario": "storm",
-            "server": target.name,
-            "clients": load.clients,
-            "seconds_until_all_have_books": round(second_s, 3),
-            "connects_per_s": round(load.clients / second_s, 1),
-            "seconds_when_calm": round(first_s, 3),
-            "server_cpu_ms_per_connection": round(1e3 * (after.cpu_s - before.cpu_s) / load.clients, 3),
-            "digests_passed": second.checks().digests_passed,
-            "digests_failed": second.checks().digests_failed,
-            "broken_chains": second.checks().broken_chains,
-            "closed": {str(code): count for code, count in second.closed_by.items()},
-        }
-        await second.close()
-        return result
+        async with connected(second, load.clients):
+            after = target.usage()
+            await market
+            second.check_alive()
+            checks = second.checks()
+            return {
+                "scenario": "storm",
+                "server": target.name,
+                "clients": load.clients,
+                "seconds_until_all_have_books": round(second.connect_s, 3),
+                "connects_per_s": round(load.clients / second.connect_s, 1),
+                "seconds_when_calm": round(first.connect_s, 3),
+                "server_cpu_ms_per_connection": round(1e3 * (after.cpu_s - before.cpu_s) / load.clients, 3),
+                "digests_passed": checks.digests_passed,
+                "digests_failed": checks.digests_failed,
+                "broken_chains": checks.broken_chains,
+                "closed": second.closings(),
+            }
     finally:
         await server.stop()

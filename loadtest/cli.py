@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,13 +20,31 @@ Rate = Annotated[float, typer.Option(min=1, max=1e6, help="Updates published per
 Seconds = Annotated[float, typer.Option(min=0.5, max=86_400, help="Length of the measured run.")]
 PerS = Annotated[float, typer.Option(min=0.01, max=10_000, help="Connections replaced per second.")]
 Url = Annotated[str, typer.Option(help="A server that is already running, as in ws://127.0.0.1:8080/v1/stream.")]
-Kafka = Annotated[str, typer.Option(help="HOST:PORT of a real Kafka; without it one is started for the test.")]
+CaFile = Annotated[Path | None, typer.Option(help="With --url wss://...: PEM file with the authority to trust.")]
+Kafka = Annotated[
+    str,
+    typer.Option(
+        help="HOST:PORT of a real Kafka; without it one is started for the test. With --url: where the server reads; "
+        "without it the server's own feed is measured."
+    ),
+]
 Prefix = Annotated[str, typer.Option("--topic-prefix", help="With --url: of the topics that the server reads.")]
 Feed = Annotated[int, typer.Option("--feed-port", help="With --url: port of a peer that is fed as the references are.")]
 Pid = Annotated[int, typer.Option(help="With --url: process whose CPU and memory are measured.")]
 AdminPort = Annotated[int, typer.Option(help="With --url: port of its metrics.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result here.")]
 Report = Annotated[Path | None, typer.Option(help="Write a Markdown report here, and its plot beside it.")]
+Mix = Annotated[
+    bool,
+    typer.Option(
+        "--mix",
+        help="Real mix: simulated ticks through Kafka, ingest and Kafka; clients take book 10@100ms, trades and bbo. "
+        "--rate is in ticks.",
+    ),
+]
+P99Max = Annotated[
+    float, typer.Option(min=0.0, help="Search the highest rate whose p99 is within so many ms; from --rate upwards.")
+]
 
 
 @loadtest_app.command()
@@ -33,10 +52,13 @@ def fanout(
     clients: Clients = 1_000,
     instruments: Instruments = 200,
     per_client: PerClient = 20,
-    rate: Rate = 5_000,
+    rate: Annotated[float, typer.Option(min=0, max=1e6, help="Updates per second; 0: 5000, with --mix 1000.")] = 0,
     seconds: Seconds = 10,
     reference: Annotated[list[str] | None, typer.Option(help="Measure also: c, naive or broadcast.")] = None,
+    mix: Mix = False,
+    p99_max_ms: P99Max = 0,
     url: Url = "",
+    ca_file: CaFile = None,
     kafka: Kafka = "",
     topic_prefix: Prefix = "depthcast",
     feed_port: Feed = 0,
@@ -47,10 +69,18 @@ def fanout(
 ) -> None:
     """Many clients on busy books: deliveries, latency from the due time, CPU per delivery."""
     from loadtest.fanout import Load, compare
+    from loadtest.mix import MIX, WholePath
+    from loadtest.search import compare_highest
 
-    load = Load(clients, instruments, per_client, rate, seconds)
-    server = _server(url, kafka, topic_prefix, feed_port, pid, admin_port)
-    _finish(_run(compare(server, load, reference or [])), json_file, report)
+    load = Load(clients, instruments, per_client, rate or (1_000 if mix else 5_000), seconds)
+    server = _server(url, kafka, topic_prefix, feed_port, pid, admin_port, ca_file)
+    if mix:
+        if reference or feed_port or p99_max_ms or (url and kafka):
+            _fail("--mix takes none of --reference, --feed-port, --p99-max-ms; with --url also no --kafka")
+        load = replace(load, subscriptions=MIX)
+        server = server if url else WholePath(load.rate, kafka)
+    search = compare_highest(server, load, reference or [], p99_max_ms) if p99_max_ms else None
+    _finish(_run(search or compare(server, load, reference or [])), json_file, report)
 
 
 @loadtest_app.command()
@@ -59,6 +89,7 @@ def connect(
     instruments: Instruments = 200,
     per_client: PerClient = 1,
     url: Url = "",
+    ca_file: CaFile = None,
     kafka: Kafka = "",
     topic_prefix: Prefix = "depthcast",
     pid: Pid = 0,
@@ -69,7 +100,7 @@ def connect(
     """Idle connections: memory of each, and how many come per second."""
     from loadtest.connect import measure_connections
 
-    server = _server(url, kafka, topic_prefix, 0, pid, admin_port)
+    server = _server(url, kafka, topic_prefix, 0, pid, admin_port, ca_file)
     _finish(_run(measure_connections(server, clients, instruments, per_client)), json_file, report)
 
 
@@ -81,6 +112,7 @@ def slow(
     rate: Rate = 4_000,
     seconds: Seconds = 15,
     url: Url = "",
+    ca_file: CaFile = None,
     kafka: Kafka = "",
     topic_prefix: Prefix = "depthcast",
     pid: Pid = 0,
@@ -92,7 +124,7 @@ def slow(
     from loadtest.fanout import Load
     from loadtest.slow import measure_slow
 
-    server = _server(url, kafka, topic_prefix, 0, pid, admin_port)
+    server = _server(url, kafka, topic_prefix, 0, pid, admin_port, ca_file)
     load = Load(clients, instruments, per_client, rate, seconds)
     _finish(_run(measure_slow(server, load)), json_file, report)
 
@@ -106,6 +138,7 @@ def churn(
     seconds: Seconds = 20,
     per_s: PerS = 50,
     url: Url = "",
+    ca_file: CaFile = None,
     kafka: Kafka = "",
     topic_prefix: Prefix = "depthcast",
     pid: Pid = 0,
@@ -114,7 +147,7 @@ def churn(
     report: Report = None,
 ) -> None:
     """Clients that come and go: memory, open files and latency meanwhile."""
-    server = _server(url, kafka, topic_prefix, 0, pid, admin_port)
+    server = _server(url, kafka, topic_prefix, 0, pid, admin_port, ca_file)
     _churn("churn", server, (clients, instruments, per_client, rate, seconds), per_s, json_file, report)
 
 
@@ -127,6 +160,7 @@ def soak(
     seconds: Seconds = 600,
     per_s: PerS = 10,
     url: Url = "",
+    ca_file: CaFile = None,
     kafka: Kafka = "",
     topic_prefix: Prefix = "depthcast",
     pid: Pid = 0,
@@ -135,7 +169,7 @@ def soak(
     report: Report = None,
 ) -> None:
     """The same for long, with many: does the server's memory grow?"""
-    server = _server(url, kafka, topic_prefix, 0, pid, admin_port)
+    server = _server(url, kafka, topic_prefix, 0, pid, admin_port, ca_file)
     _churn("soak", server, (clients, instruments, per_client, rate, seconds), per_s, json_file, report)
 
 
@@ -161,6 +195,7 @@ def storm(
     rate: Rate = 500,
     seconds: Seconds = 10,
     url: Url = "",
+    ca_file: CaFile = None,
     kafka: Kafka = "",
     topic_prefix: Prefix = "depthcast",
     pid: Pid = 0,
@@ -172,20 +207,22 @@ def storm(
     from loadtest.churn import measure_storm
     from loadtest.fanout import Load
 
-    server = _server(url, kafka, topic_prefix, 0, pid, admin_port)
+    server = _server(url, kafka, topic_prefix, 0, pid, admin_port, ca_file)
     load = Load(clients, instruments, per_client, rate, seconds)
     _finish(_run(measure_storm(server, load)), json_file, report)
 
 
-def _server(url: str, kafka: str, prefix: str, feed_port: int, pid: int, admin_port: int) -> Any:  # noqa: ANN401
+def _server(url: str, kafka: str, prefix: str, feed_port: int, pid: int, admin_port: int, ca_file: Path | None) -> Any:  # noqa: ANN401
     from loadtest.servers import Depthcast, Running
 
     if not url:
         return Depthcast(kafka)
-    if bool(kafka) == bool(feed_port):
-        _fail("--url needs --kafka HOST:PORT, where a depthcast reads, or --feed-port, where another peer is fed")
-    feed = {"feed": feed_port} if feed_port else {"kafka": kafka, "topic": f"{prefix}.market"}
-    return Running(url, feed, pid or None, admin_port or None)
+    if kafka and feed_port:
+        _fail("--kafka is where a depthcast reads, --feed-port where another peer is fed: give one of them")
+    feed: dict[str, Any] = {"feed": feed_port} if feed_port else {}
+    if kafka:
+        feed = {"kafka": kafka, "topic": f"{prefix}.market"}
+    return Running(url, feed, pid or None, admin_port or None, ca_file)
 
 
 def _finish(result: dict[str, Any], json_file: Path | None, report: Path | None) -> None:
@@ -200,12 +237,13 @@ def _finish(result: dict[str, Any], json_file: Path | None, report: Path | None)
 
 def _run(main: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
     """Run a scenario on the generator's core, on uvloop where there is one."""
-    from loadtest.processes import pin_generator
+    from loadtest.processes import pin_generator, raise_descriptor_limit
 
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with suppress(ImportError):
         from uvloop import new_event_loop as factory
     pin_generator()
+    raise_descriptor_limit()
     with asyncio.Runner(loop_factory=factory) as runner:
         try:
             return runner.run(main)

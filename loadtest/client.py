@@ -1,8 +1,11 @@
 """One WebSocket connection of a load test: an asyncio protocol without task or queue, so that 10,000 fit a process."""
 
 import asyncio
+import errno
 import socket
+import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from loadtest.errors import LoadTestError
@@ -11,6 +14,8 @@ from loadtest.wire import OP_BINARY, OP_CLOSE, OP_PING, OP_PONG, FrameReader, Wi
 HANDSHAKE_BYTES_MAX = 16_384
 PORTS_PER_ADDRESS = 20_000
 """Connections from one of our addresses to one port of the server: Linux has 28,000 ports for them by default."""
+_CONNECT_S = 20.0
+"""For one connection."""
 
 
 class Watcher(Protocol):
@@ -40,6 +45,7 @@ class LoadClient(asyncio.Protocol):
         "frames",
         "index",
         "received_bytes",
+        "refusal",
     )
 
     def __init__(self, index: int, hello: bytes, watcher: Watcher) -> None:
@@ -47,6 +53,8 @@ class LoadClient(asyncio.Protocol):
         self.frames = 0
         self.books = 0
         self.received_bytes = 0
+        self.refusal = ""
+        """The status line with which the server refused the handshake."""
         self._hello = hello
         self._watcher = watcher
         self._reader = FrameReader()
@@ -66,6 +74,11 @@ class LoadClient(asyncio.Protocol):
             if not self._open:
                 return
         try:
+            whole = self._reader.whole(data)
+            if whole is not None:
+                self.frames += 1
+                self._watcher.frame(self, whole)
+                return
             for opcode, payload in self._reader.feed(data):
                 if opcode == OP_BINARY:
                     self.frames += 1
@@ -86,6 +99,7 @@ class LoadClient(asyncio.Protocol):
             self._watcher.opened(self)
             return rest
         if found or len(self._hello) > HANDSHAKE_BYTES_MAX:
+            self.refusal = head[:100].partition(b"\r\n")[0].decode("ascii", "replace")
             self.abort()
         return b""
 
@@ -124,10 +138,19 @@ class LoadClient(asyncio.Protocol):
             self._transport.abort()
 
 
+@dataclass(slots=True, frozen=True)
+class Address:
+    """Where to connect; with ``tls``, over TLS."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+
+
 async def connect_all(
-    host: str, port: int, clients: Sequence[LoadClient], receive_buffer: Callable[[int], int], *, at_once: int
+    address: Address, clients: Sequence[LoadClient], receive_buffer: Callable[[int], int], *, at_once: int
 ) -> None:
-    """Connect each client, ``at_once`` under way at a time.
+    """Connect each client, ``at_once`` under way at a time; the first failure ends it.
 
     Args:
         receive_buffer: Says for each client the bytes of the kernel's buffer (SO_RCVBUF); 0 leaves it to the kernel.
@@ -135,32 +158,51 @@ async def connect_all(
     Raises:
         LoadTestError: The server refuses connections.
     """
-    gate = asyncio.Semaphore(at_once)
+    waiting = iter(clients)
 
-    async def one(client: LoadClient) -> None:
-        async with gate:
-            await connect(host, port, client, receive_buffer(client.index))
+    async def some() -> None:
+        for client in waiting:
+            await connect(address, client, receive_buffer(client.index))
 
-    await asyncio.gather(*(one(client) for client in clients))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(at_once, len(clients))):
+                group.create_task(some())
+    except* LoadTestError as errors:
+        raise errors.exceptions[0] from None
 
 
-async def connect(host: str, port: int, client: LoadClient, receive_buffer: int = 0) -> None:
-    """Open the connection of one client, from one of 127.0.0.0/8 when there are more than one address has ports."""
+async def connect(address: Address, client: LoadClient, receive_buffer: int = 0) -> None:
+    """Open the connection of one client, from one of 127.0.0.0/8 when there are more than one address has ports.
+
+    Raises:
+        LoadTestError: It cannot be opened.
+    """
     loop = asyncio.get_running_loop()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    host = address.host
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        address = client.index // PORTS_PER_ADDRESS
-        if address and host.startswith("127."):
-            sock.bind((f"127.0.0.{1 + address}", 0))
-        await loop.sock_connect(sock, (host, port))
-        await loop.create_connection(lambda: client, sock=sock)
-    except OSError as error:
+        ours = client.index // PORTS_PER_ADDRESS
+        if ours and host.startswith("127."):
+            sock.bind((f"127.0.0.{1 + ours}", 0))
+        async with asyncio.timeout(_CONNECT_S):
+            await loop.sock_connect(sock, (host, address.port))
+            name = host if address.tls else None
+            await loop.create_connection(lambda: client, sock=sock, ssl=address.tls, server_hostname=name)
+    except OSError as error:  # a time-out is one, too
         sock.close()
-        raise LoadTestError(
-            f"cannot connect to {host}:{port}: {error.strerror or error}; is the server running?"
-        ) from None
+        raise LoadTestError(f"cannot connect to {host}:{address.port}: {_why(error)}") from None
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"{getattr(error, 'verify_message', '') or error.reason or error}; give its authority with --ca-file"
+    if isinstance(error, TimeoutError):
+        return f"no answer in {_CONNECT_S:.0f} s"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no port left for another connection to it; use fewer clients, or several machines"
+    return f"{error.strerror or error}; is the server running?"

@@ -1,6 +1,8 @@
 """Many clients on busy books: how many deliveries, how late, at which cost, beside the references in the same run."""
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,9 +10,10 @@ from loadtest.errors import LoadTestError
 from loadtest.instruments import subscriptions
 from loadtest.processes import cores
 from loadtest.progress import Progress
-from loadtest.servers import REFERENCES, Publisher, Reference, Server, Target
-from loadtest.swarm import Swarm
-from protos.messages import Channel
+from loadtest.scanner import has_compiler
+from loadtest.servers import REFERENCES, Reference
+from loadtest.swarm import BOOKS, Subscription, Swarm
+from loadtest.target import Live, Server, Source, Target
 
 WARM_UP_S = 1.0
 _MILLION = 1e6
@@ -25,9 +28,7 @@ class Load:
     per_client: int = 20
     rate: float = 5_000
     seconds: float = 10
-    channel: Channel = Channel.BOOK
-    depth: int = 0
-    interval_ms: int = 0
+    subscriptions: tuple[Subscription, ...] = BOOKS
 
     def check(self) -> None:
         """Raises `LoadTestError` when it cannot be."""
@@ -41,8 +42,10 @@ class Measured:
 
     server: str
     deliveries_per_s: float
-    expected_per_s: float
+    expected_per_s: float | None
+    """None when nobody counted what was published."""
     lost: int
+    """Updates that did not come; when nobody counted, breaks in the chains of the checked clients."""
     p50_ms: float
     p99_ms: float
     p999_ms: float
@@ -51,6 +54,9 @@ class Measured:
     server_cpu_s_per_million: float
     server_cpu_percent: float
     server_rss_mib: float
+    tier_p50_ms: float | None
+    tier_p99_ms: float | None
+    """Of books that come at intervals: with the wait for the end of the interval."""
     frames_per_send: float
     """Updates in one WebSocket frame, which is one send."""
     bytes_per_s_per_client: float
@@ -67,78 +73,94 @@ class Measured:
 
 
 async def measure(server: Server, load: Load) -> Measured:
-    """Start, connect, warm up, measure, stop."""
+    """Start, connect, warm up, measure, stop.
+
+    Raises:
+        LoadTestError: It cannot be measured; the message says why.
+    """
     load.check()
     try:
-        target, publisher = await server.start(load.instruments)
-        return await _measure(target, publisher, load)
+        target, source = await server.start(load.instruments)
+        swarm = Swarm(target, chosen(load, target), subscriptions=load.subscriptions)
+        async with connected(swarm):
+            await source.run(load.rate, min(WARM_UP_S, load.seconds))
+            return await window(target, load, source, swarm)
     finally:
         await server.stop()
 
 
-async def _measure(target: Target, publisher: Publisher, load: Load) -> Measured:
-    wanted = subscriptions(load.clients, load.instruments, load.per_client)
-    swarm = Swarm(target, wanted, channel=load.channel, depth=load.depth, interval_ms=load.interval_ms)
+def chosen(load: Load, target: Target) -> list[list[int]]:
+    """What each client takes; of a server with fewer instruments than were asked for, all it has at most."""
+    count = len(target.names)
+    return subscriptions(load.clients, count, min(load.per_client, count))
+
+
+@asynccontextmanager
+async def connected(swarm: Swarm, at_once: int = 64) -> AsyncIterator[None]:
+    """The clients, connected and subscribed; with live progress."""
     progress = Progress(swarm.progress)
     try:
-        await swarm.connect()
-        await publisher.run(load.rate, min(WARM_UP_S, load.seconds))
-        await swarm.settle()
-        swarm.reset()
-        return await _window(target, load, publisher, swarm)
+        await swarm.connect(at_once)
+        yield
     finally:
         progress.stop()
         await swarm.close()
 
 
-async def _window(target: Target, load: Load, publisher: Publisher, swarm: Swarm) -> Measured:
+async def window(target: Target, load: Load, source: Source, swarm: Swarm) -> Measured:
+    """Measure connected clients for ``load.seconds``."""
+    if not isinstance(source, Live):
+        await swarm.settle()
+    swarm.reset()
     metrics, used, own = await target.metrics(), target.usage(), time.process_time()
-    started = time.perf_counter()
-    run = await publisher.run(load.rate, load.seconds)
-    listeners = [0] * load.instruments
-    for mine in swarm.wanted:
-        for i in mine:
-            listeners[i] += 1
-    expected = sum(count * listeners[i] for i, count in enumerate(run["published"]))
-    await swarm.settle(expected if load.interval_ms == 0 else 0)
-    used_after, took_s = target.usage(), time.perf_counter() - started
-    metrics_after = await target.metrics()
-    grown = {
-        name: value - metrics.get(name, 0.0)
-        for name, value in metrics_after.items()
-        if "_total" in name or "_count" in name
-    }
+    run = await source.run(load.rate, load.seconds)
+    published: list[int] | None = run["published"]
+    expected = None if published is None else sum(published[i] for mine in swarm.wanted for i in mine)
+    if expected is None:
+        swarm.check_alive()
+    else:
+        await swarm.settle(expected)
+    used_after, metrics_after = target.usage(), await target.metrics()
+    own_s = time.process_time() - own
+    received, checks = swarm.received, swarm.checks()
+    grown = {n: value - metrics.get(n, 0.0) for n, value in metrics_after.items() if "_total" in n or "_count" in n}
     frames = sum(client.frames for client in swarm.clients)
     sending_s = max(load.seconds, (swarm.last_ns - run["started_ns"]) / 1e9)
     cpu_s = used_after.cpu_s - used.cpu_s
     flushes = grown.get("depthcast_flush_duration_seconds_count", frames / load.clients)
     return Measured(
         server=target.name,
-        deliveries_per_s=round(swarm.received / sending_s, 1),
-        expected_per_s=round(expected / load.seconds, 1),
-        lost=max(0, expected - swarm.received) if load.interval_ms == 0 else 0,
-        **swarm.pooled().summary_ms(),
-        worst_client_p99_ms=swarm.worst_p99_ms(),
-        server_cpu_s_per_million=round(cpu_s / max(1, swarm.received) * _MILLION, 4),
-        server_cpu_percent=round(100 * cpu_s / took_s, 1),
+        deliveries_per_s=round(received / sending_s, 1),
+        expected_per_s=None if expected is None else round(expected / load.seconds, 1),
+        lost=checks.broken_chains if expected is None else max(0, expected - received),
+        **swarm.latencies_ms(),
+        server_cpu_s_per_million=round(cpu_s / max(1, received) * _MILLION, 4),
+        server_cpu_percent=round(100 * cpu_s / sending_s, 1),
         server_rss_mib=round(used_after.rss_kib / 1024, 1),
-        frames_per_send=round(swarm.received / max(1, frames), 2),
+        frames_per_send=round(received / max(1, frames), 2),
         bytes_per_s_per_client=round(sum(c.received_bytes for c in swarm.clients) / load.clients / sending_s, 1),
         flush_interval_ms=round(1e3 * sending_s / max(1.0, flushes), 3),
         publisher_late_p99_ms=run["late_p99_ms"],
-        generator_cpu_percent=round(100 * (time.process_time() - own) / took_s, 1),
-        closed={str(code): count for code, count in swarm.closed_by.items()},
-        checks={**asdict(swarm.checks()), "clients": len(swarm.checkers)},
+        generator_cpu_percent=round(100 * own_s / sending_s, 1),
+        closed=swarm.closings(),
+        checks={**asdict(checks), "clients": len(swarm.checkers)},
         metrics={name: value for name, value in grown.items() if name.startswith("depthcast_") and value},
         curve=swarm.pooled().curve_ms(),
     )
 
 
-async def compare(server: Server, load: Load, references: list[str]) -> dict[str, Any]:
-    """Measure the server, then each reference under the same load; the C program flushes as often as the server did."""
-    for name in references:
+def check_references(names: list[str]) -> None:
+    """Raises `LoadTestError` for one that there is not, or that cannot be compiled: before anything is measured."""
+    for name in names:
         if name not in REFERENCES:
             raise LoadTestError(f"--reference {name}: say one of {', '.join(REFERENCES)}")
+    if "c" in names and not has_compiler():
+        raise LoadTestError("--reference c needs a C compiler named cc; install one, or leave the reference out")
+
+
+async def compare(server: Server, load: Load, references: list[str]) -> dict[str, Any]:
+    """Measure the server, then each reference under the same load; the C program flushes as often as the server did."""
+    check_references(references)
     ours = await measure(server, load)
     result: dict[str, Any] = {"scenario": "fanout", "load": asdict(load), **asdict(ours), "references": {}}
     for name in references:

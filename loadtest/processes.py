@@ -28,8 +28,8 @@ def cores() -> tuple[set[int], set[int]]:
     return ({mine[0]}, {mine[1]}) if len(mine) > 1 else (set(mine), set(mine))
 
 
-def raise_descriptor_limit(wanted: int) -> None:
-    """Allow as many open files as ``wanted`` connections need.
+def raise_descriptor_limit(wanted: int = 0) -> None:
+    """Allow as many open files as ``wanted`` connections need, to us and to the servers that we start from now on.
 
     Raises:
         LoadTestError: The hard limit is lower.
@@ -75,10 +75,14 @@ class Child:
     """A process whose standard output we read line by line, and whose errors go to a file.
 
     Args:
+        name: What it is, for people.
         core: The CPUs it may use.
     """
 
-    def __init__(self, command: Sequence[str], core: set[int], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], core: set[int], log: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.name = name
         self._command = list(command)
         self._core = core
         self._log = log
@@ -122,9 +126,9 @@ class Child:
         try:
             data = await asyncio.wait_for(self._process.stdout.readline(), timeout_s)
         except TimeoutError:
-            raise LoadTestError(f"{self._name} said nothing for {timeout_s:.0f} s; see {self._log}") from None
+            raise LoadTestError(f"{self.name} said nothing for {timeout_s:.0f} s; see {self._log}") from None
         if not data:
-            raise LoadTestError(f"{self._name} ended: {self.last_words()}")
+            raise LoadTestError(f"{self.name} ended: {self.last_words()}")
         return data.decode().strip()
 
     async def ended(self) -> None:
@@ -135,17 +139,13 @@ class Child:
         """
         assert self._process is not None
         if await self._process.wait():
-            raise LoadTestError(f"{self._name} failed: {self.last_words()}")
+            raise LoadTestError(f"{self.name} failed: {self.last_words()}")
 
     def tell(self, line: str) -> None:
         """Write a line to its standard input."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode() + b"\n")
-
-    @property
-    def _name(self) -> str:
-        return " ".join(self._command[:4])
 
     def last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
@@ -166,6 +166,22 @@ class Child:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def child_running(pid: int, *words: str) -> int:
+    """The child of ``pid`` whose command line has all of these words; 0 when there is none."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if {*words} <= {*Path(f"/proc/{child}/cmdline").read_text().split("\0")}:
+                    return int(child)
+    return 0
+
+
+def pin(pid: int, core: set[int]) -> None:
+    """Move a running process to other CPUs, with all its threads."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), core)
 
 
 def python(*arguments: str) -> list[str]:

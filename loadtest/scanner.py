@@ -1,4 +1,4 @@
-"""Counts the book updates of a frame and how late each was: the hottest loop, in C where there is a compiler.
+"""Counts the updates of a frame and how late each was: the hottest loop, in C where there is a compiler.
 
 At 6 million deliveries a second a Python loop over the chunks would need ten times the core that the generator has.
 """
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from loadtest.errors import LoadTestError
 from loadtest.histogram import BUCKETS, Histogram
-from loadtest.wire import WireError, books, count_books, due_ns
+from loadtest.wire import ALL, WireError, due_ns, updates
 
 _CACHED_MAX = 20_000
 _NOT_CHUNKS = "a frame is no sequence of chunks"
@@ -25,8 +25,8 @@ class Scanner(Protocol):
     measured_max: int
     """Of how many clients the latencies can be taken, so that the generator is not what is measured."""
 
-    def scan(self, frame: bytes, now_ns: int, latencies: Histogram | None) -> int:
-        """Count the book updates; into ``latencies``, ``now_ns`` less the due time of each.
+    def scan(self, frame: bytes, now_ns: int, latencies: Histogram | None, kinds: int = ALL) -> int:
+        """Count the updates of these kinds; into ``latencies``, ``now_ns`` less the due time of each.
 
         Raises:
             WireError: The frame is not a sequence of chunks.
@@ -42,10 +42,10 @@ class PythonScanner:
     def __init__(self) -> None:
         self._due: dict[bytes, int] = {}
 
-    def scan(self, frame: bytes, now_ns: int, latencies: Histogram | None) -> int:
+    def scan(self, frame: bytes, now_ns: int, latencies: Histogram | None, kinds: int = ALL) -> int:
         if latencies is None:
-            return count_books(frame)
-        late = [now_ns - self._due_ns(chunk) for chunk in books(frame)]
+            return sum(1 for _ in updates(frame, kinds))
+        late = [now_ns - self._due_ns(chunk) for chunk in updates(frame, kinds)]
         latencies.record(late)
         return len(late)
 
@@ -66,12 +66,14 @@ class NativeScanner:
 
     def __init__(self, library: Path) -> None:
         scan = ctypes.PyDLL(str(library)).scan  # it keeps the interpreter's lock: it is done in a microsecond
-        scan.argtypes = (ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+        whole = ctypes.c_int64
+        scan.argtypes = (ctypes.c_char_p, whole, whole, ctypes.c_void_p, whole, whole)
         scan.restype = ctypes.c_int64
         self._scan = scan
 
-    def scan(self, frame: bytes, now_ns: int, latencies: Histogram | None) -> int:
-        count: int = self._scan(frame, len(frame), now_ns, None if latencies is None else latencies.address, BUCKETS)
+    def scan(self, frame: bytes, now_ns: int, latencies: Histogram | None, kinds: int = ALL) -> int:
+        address = None if latencies is None else latencies.address
+        count: int = self._scan(frame, len(frame), now_ns, address, BUCKETS, kinds)
         if count < 0:
             raise WireError(_NOT_CHUNKS)
         return count

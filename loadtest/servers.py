@@ -4,24 +4,25 @@ import asyncio
 import json
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
 from loadtest.errors import LoadTestError
-from loadtest.processes import ROOT, Child, Usage, cores, python, usage
-from loadtest.scanner import compile_c, has_compiler
+from loadtest.instruments import names
+from loadtest.processes import ROOT, Child, cores, python
+from loadtest.scanner import compile_c
+from loadtest.target import Live, Source, Target, trusting
 
 REFERENCES = ("c", "naive", "broadcast")
 PREFIX = "depthcast-loadtest"
 PARTITIONS = 8
 _READY_S = 30.0
-_UNSEEN_S = 1.0
-"""For a server without metrics to read the snapshots."""
 _QUIET = {"DEPTHCAST_STALE_AFTER_MS": "3600000", "DEPTHCAST_LOG_LEVEL": "warning"}
 """Between two runs nobody publishes; that is no outage."""
 
@@ -32,51 +33,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-@dataclass(slots=True)
-class Target:
-    """Where clients connect, and what we may look at."""
-
-    name: str
-    host: str
-    port: int
-    path: str
-    speaks_depthcast: bool
-    """Subscriptions by command; otherwise by the path of the request, as in ``/?streams=1,2``."""
-    pid: int | None = None
-    admin_port: int | None = None
-
-    def usage(self) -> Usage:
-        return usage(self.pid) if self.pid else Usage(0.0, 0)
-
-    async def metrics(self) -> dict[str, float]:
-        """Samples by name with labels, as Prometheus reads them; {} when there is no admin port."""
-        if self.admin_port is None:
-            return {}
-        async with httpx.AsyncClient(timeout=10.0) as http:
-            text = (await http.get(f"http://127.0.0.1:{self.admin_port}/metrics")).text
-        samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-        return {name: float(value) for name, _, value in samples}
-
-    async def knows(self, instruments: int) -> None:
-        """Wait until it has the snapshots: a client that is too early would be told there are none."""
-        for _ in range(200):
-            if self.admin_port is None:
-                await asyncio.sleep(_UNSEEN_S)
-                return
-            if (await self.metrics()).get('depthcast_books{state="synced"}', 0) >= instruments:
-                return
-            await asyncio.sleep(0.05)
-        raise LoadTestError(f"{self.name} did not take {instruments} instruments from Kafka in 10 s")
-
-
-class Server(Protocol):
-    """Something to measure; started and stopped by the load test, and with it its publisher."""
-
-    async def start(self, instruments: int) -> "tuple[Target, Publisher]": ...
-
-    async def stop(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -93,7 +49,7 @@ class Depthcast:
     streamer: Child | None = None
     publisher: "Publisher | None" = None
 
-    async def start(self, instruments: int) -> "tuple[Target, Publisher]":
+    async def start(self, instruments: int) -> tuple[Target, Source]:
         """Start publisher and streamer, and wait until the streamer has all books."""
         logs = Path(tempfile.mkdtemp(prefix="depthcast-loadtest-"))
         port, admin_port, broker_port = free_port(), free_port(), free_port()
@@ -116,38 +72,46 @@ class Depthcast:
             feed |= {"broker": broker_port, "topics": topics, "partitions": PARTITIONS}
         self.publisher = Publisher(feed, instruments)
         await self.publisher.start()
-        self.streamer = Child(python("-m", "services", "streamer"), cores()[0], logs / "streamer.log", environment)
+        command = python("-m", "services", "streamer")
+        self.streamer = Child("the streamer", command, cores()[0], logs / "streamer.log", environment)
         await self.streamer.start()
-        target = Target("depthcast", "127.0.0.1", port, "/v1/stream", True, self.streamer.pid, admin_port)
-        await self._ready(target)
+        known = names(instruments)
+        target = Target("depthcast", "127.0.0.1", port, "/v1/stream", True, known, self.streamer.pid, admin_port)
+        await ready(self.streamer, admin_port)
         await target.knows(instruments)
         return target, self.publisher
 
     async def _create_topics(self, logs: Path, environment: Mapping[str, str]) -> None:
-        creation = Child(python("-m", "services", "topics", "create"), cores()[1], logs / "topics.log", environment)
+        command = python("-m", "services", "topics", "create")
+        creation = Child("the creation of topics", command, cores()[1], logs / "topics.log", environment)
         await creation.start()
         await creation.ended()
-
-    async def _ready(self, target: Target) -> None:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _READY_S
-        async with httpx.AsyncClient(timeout=2.0) as http:
-            while loop.time() < until:
-                if self.streamer is not None and not self.streamer.running:
-                    raise LoadTestError(f"the streamer ended: {self.streamer.last_words()}")
-                try:
-                    answer = await http.get(f"http://127.0.0.1:{target.admin_port}/readyz")
-                    if answer.status_code == httpx.codes.OK:
-                        return
-                except httpx.TransportError:
-                    pass
-                await asyncio.sleep(0.05)
-        raise LoadTestError(f"the streamer was not ready in {_READY_S:.0f} s")
 
     async def stop(self) -> None:
         for process in (self.streamer, self.publisher):
             if process is not None:
                 await process.stop()
+
+
+async def ready(child: Child, admin_port: int) -> None:
+    """Wait until a depthcast process says that it is.
+
+    Raises:
+        LoadTestError: It ended, or was not in time.
+    """
+    until = time.monotonic() + _READY_S
+    async with httpx.AsyncClient(timeout=2.0) as http:
+        while time.monotonic() < until:
+            if not child.running:
+                raise LoadTestError(f"{child.name} ended: {child.last_words()}")
+            try:
+                answer = await http.get(f"http://127.0.0.1:{admin_port}/readyz")
+                if answer.status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.05)
+    raise LoadTestError(f"{child.name} was not ready in {_READY_S:.0f} s")
 
 
 @dataclass(slots=True)
@@ -163,7 +127,7 @@ class Reference:
     _child: Child | None = None
     _publisher: "Publisher | None" = None
 
-    async def start(self, instruments: int) -> "tuple[Target, Publisher]":
+    async def start(self, instruments: int) -> tuple[Target, Source]:
         """Compile it if need be, start it, and wait until it listens."""
         port, feed_port = free_port(), free_port()
         directory = Path(tempfile.mkdtemp(prefix="depthcast-loadtest-"))
@@ -171,12 +135,13 @@ class Reference:
             command = [str(compile_floor(directory)), str(port), str(feed_port), str(self.flush_interval_us)]
         else:
             command = python("-m", f"loadtest.reference.{self.name}", str(port), str(feed_port))
-        self._child = Child(command, cores()[0], directory / f"{self.name}.log", {})
+        self._child = Child(f"reference {self.name}", command, cores()[0], directory / f"{self.name}.log", {})
         await self._child.start()
         await self._child.line()
         self._publisher = Publisher({"feed": feed_port}, instruments)
         await self._publisher.start()
-        return Target(self.name, "127.0.0.1", port, "/", False, self._child.pid), self._publisher
+        target = Target(self.name, "127.0.0.1", port, "/", False, names(instruments), self._child.pid)
+        return target, self._publisher
 
     async def stop(self) -> None:
         for process in (self._publisher, self._child):
@@ -189,24 +154,31 @@ class Running:
     """A server that somebody else started: never stopped, measured by ``pid`` if it is given.
 
     Args:
-        url: ``ws://host:port/path``.
-        feed: Options of the publisher.
+        url: ``ws://host:port/path``, or ``wss://``.
+        feed: Options of the publisher; {} takes the updates that the server has anyway.
+        ca_file: Whom to trust, with ``wss://``.
     """
 
     url: str
     feed: dict[str, Any]
     pid: int | None = None
     admin_port: int | None = None
+    ca_file: Path | None = None
 
     _publisher: "Publisher | None" = None
 
-    async def start(self, instruments: int) -> "tuple[Target, Publisher]":
+    async def start(self, instruments: int) -> tuple[Target, Source]:
         """Publish the snapshots, and wait until they have arrived."""
         parts = urlsplit(self.url)
-        if parts.scheme != "ws" or not parts.hostname:
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise LoadTestError(f"--url {self.url}: say ws://HOST:PORT/PATH")
-        address = (parts.hostname, parts.port or 80, parts.path or "/")
-        target = Target(self.url, *address, "kafka" in self.feed, self.pid, self.admin_port)
+        tls = trusting(self.ca_file) if parts.scheme == "wss" else None
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        where = (parts.hostname, _port(parts), path)
+        target = Target(self.url, *where, "feed" not in self.feed, names(instruments), self.pid, self.admin_port, tls)
+        if not self.feed:
+            target.names = await target.listed(instruments)
+            return target, Live()
         self._publisher = Publisher(self.feed, instruments)
         await self._publisher.start()
         if target.speaks_depthcast:
@@ -219,14 +191,19 @@ class Running:
             await self._publisher.stop()
 
 
+def _port(parts: SplitResult) -> int:
+    try:
+        return parts.port or (443 if parts.scheme == "wss" else 80)
+    except ValueError as error:
+        raise LoadTestError(f"--url {parts.geturl()}: {error}") from None
+
+
 def compile_floor(directory: Path) -> Path:
     """Build the C program of `loadtest/reference`.
 
     Raises:
-        LoadTestError: There is no compiler, or it failed.
+        LoadTestError: It failed.
     """
-    if not has_compiler():
-        raise LoadTestError("--reference c needs a C compiler named cc; install one, or leave the reference out")
     program = directory / "floor"
     compile_c(ROOT / "loadtest" / "reference" / "floor.c", program)
     return program
@@ -243,7 +220,7 @@ class Publisher:
     def __init__(self, feed: dict[str, Any], instruments: int) -> None:
         options = json.dumps({**feed, "instruments": instruments})
         log = Path(tempfile.mkdtemp(prefix="depthcast-loadtest-")) / "publisher.log"
-        self._child = Child(python("-m", "loadtest.publisher", options), cores()[1], log, {})
+        self._child = Child("the publisher", python("-m", "loadtest.publisher", options), cores()[1], log, {})
 
     async def start(self) -> None:
         """Returns when all snapshots are written."""

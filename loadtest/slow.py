@@ -11,12 +11,11 @@ import asyncio
 from typing import Any
 
 from loadtest.client import LoadClient
-from loadtest.fanout import Load
+from loadtest.errors import LoadTestError
+from loadtest.fanout import Load, chosen, connected
 from loadtest.histogram import Histogram
-from loadtest.instruments import subscriptions
-from loadtest.progress import Progress
-from loadtest.servers import Publisher, Server, Target
 from loadtest.swarm import Swarm
+from loadtest.target import Live, Server, Source, Target
 
 TURN_S = 0.05
 """A slow client reads its share of the bytes once in each."""
@@ -78,9 +77,11 @@ async def measure_slow(server: Server, load: Load) -> dict[str, Any]:
     """The same load twice: all clients fast, then 5 % dead and 20 % slow."""
     load.check()
     try:
-        target, publisher = await server.start(load.instruments)
-        alone = await _run(target, publisher, load, all_fast=True)
-        mixed = await _run(target, publisher, load, all_fast=False)
+        target, source = await server.start(load.instruments)
+        if isinstance(source, Live):
+            raise LoadTestError("slow accounts for what it publishes itself: give --kafka, where the server reads")
+        alone = await _run(target, source, load, all_fast=True)
+        mixed = await _run(target, source, load, all_fast=False)
     finally:
         await server.stop()
     ratio = mixed["fast_p99_ms"] / max(0.001, alone["fast_p99_ms"])
@@ -93,19 +94,16 @@ async def measure_slow(server: Server, load: Load) -> dict[str, Any]:
     }
 
 
-async def _run(target: Target, publisher: Publisher, load: Load, *, all_fast: bool) -> dict[str, Any]:
+async def _run(target: Target, source: Source, load: Load, *, all_fast: bool) -> dict[str, Any]:
     needed = load.rate * load.per_client / load.instruments * 55  # bytes/s of a client, about
-    wanted = subscriptions(load.clients, load.instruments, load.per_client)
-    swarm = MixedSwarm(target, wanted, int(needed / 2 * TURN_S), all_fast=all_fast)
-    progress = Progress(swarm.progress)
-    try:
-        await swarm.connect()
+    swarm = MixedSwarm(target, chosen(load, target), int(needed / 2 * TURN_S), all_fast=all_fast)
+    async with connected(swarm):
         await swarm.settle()
         swarm.reset()
         before = await target.metrics()
         rss_before = target.usage().rss_kib
         swarm.begin()
-        run = await publisher.run(load.rate, load.seconds)
+        run = await source.run(load.rate, load.seconds)
         rss_after = target.usage().rss_kib
         await swarm.end()
         await swarm.settle()
@@ -114,9 +112,6 @@ async def _run(target: Target, publisher: Publisher, load: Load, *, all_fast: bo
         result["server"] = {name: value - before.get(name, 0) for name, value in after.items() if _is_account(name)}
         result["server_rss_growth_kib"] = rss_after - rss_before
         return result
-    finally:
-        progress.stop()
-        await swarm.close()
 
 
 def _is_account(name: str) -> bool:
@@ -153,7 +148,7 @@ def account(swarm: MixedSwarm, published: list[int]) -> dict[str, Any]:
         "lost_with_closed": lost_closed,
         "unaccounted": unaccounted,
         "fast_lost": fast_lost,
-        "closed": {str(code): count for code, count in swarm.closed_by.items()},
+        "closed": swarm.closings(),
         "dead_closed": sum(not swarm.clients[i].connected for i in swarm.dead),
         "slow_closed": sum(not swarm.clients[i].connected for i in swarm.slow),
         "fast_p50_ms": latencies.quantile_ms(0.5),

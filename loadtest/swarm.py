@@ -9,16 +9,16 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from loadtest.checker import Checker, Checks
-from loadtest.client import LoadClient, connect_all
+from loadtest.client import Address, LoadClient, connect, connect_all
 from loadtest.errors import LoadTestError
 from loadtest.histogram import Histogram
-from loadtest.instruments import names
 from loadtest.processes import raise_descriptor_limit
 from loadtest.scanner import scanner
-from loadtest.servers import Target
-from loadtest.wire import OP_BINARY, client_frame, handshake
+from loadtest.target import Target
+from loadtest.wire import ALL, BOOK, OP_BINARY, client_frame, handshake
 from protos.codec import CODECS
 from protos.messages import Channel, SlowPolicy, Subscribe
 
@@ -30,12 +30,23 @@ _QUIET_S = 0.3
 _CONNECT_S = 120.0
 
 
+class Subscription(NamedTuple):
+    """What a client subscribes to of each of its instruments."""
+
+    channel: Channel
+    depth: int = 0
+    interval_ms: int = 0
+
+
+BOOKS = (Subscription(Channel.BOOK),)
+
+
 class Swarm:
     """Clients of one target.
 
     Args:
         wanted: For each client, the instruments it subscribes to.
-        channel, depth, interval_ms: Of every subscription.
+        subscriptions: Of each instrument.
         measured: How many clients take latencies; as many as the scanner can by default.
         checked: How many clients, or which, check chains and digests; only of depthcast.
     """
@@ -45,20 +56,23 @@ class Swarm:
         target: Target,
         wanted: Sequence[Sequence[int]],
         *,
-        channel: Channel = Channel.BOOK,
-        depth: int = 0,
-        interval_ms: int = 0,
+        subscriptions: Sequence[Subscription] = BOOKS,
         measured: int | None = None,
         checked: int | Sequence[int] = CHECKED,
     ) -> None:
         self.target = target
         self.wanted = wanted
-        self._subscription = (channel, depth, interval_ms)
-        self._names = names(1 + max((max(mine, default=0) for mine in wanted), default=0))
+        self._subscriptions = subscriptions
+        self._address = Address(target.host, target.port, target.tls)
         self.clients = [LoadClient(i, self._hello(i), self) for i in range(len(wanted))]
         self._scan = scanner().scan
         measured = scanner().measured_max if measured is None else measured
         self.latencies = {i: Histogram() for i in _spread(len(wanted), measured)}
+        self.tier_latencies = Histogram()
+        """Of updates that wait for the end of an interval, which is no fault of the server's; apart from the others."""
+        self._at_once = ALL
+        if any(subscription.interval_ms for subscription in subscriptions):
+            self._at_once = ALL & ~BOOK  # no other channel has an interval
         self._checks = Checks()
         self._unchecked: deque[tuple[Checker, bytes]] = deque()
         self._unchecked_bytes = 0
@@ -66,6 +80,9 @@ class Swarm:
         self.checkers = {i: Checker(self._checks) for i in spread if target.speaks_depthcast}
         self.opened_count = 0
         self.closed_by: dict[int, int] = {}
+        self.refusal = ""
+        self.connect_s = 0.0
+        """Seconds that `connect` took."""
         self.received = 0
         self.last_ns = 0
         self._shown = 0
@@ -86,19 +103,23 @@ class Swarm:
 
     def subscribes(self, index: int) -> list[bytes]:
         """The commands of one client, as frames."""
-        channel, depth, interval_ms = self._subscription
         codec = CODECS["depthcast.v1.proto"]
-        policy = SlowPolicy.SKIP if channel is Channel.TRADES else SlowPolicy.CLOSE
-        commands = [
-            Subscribe(number, self._names[i], channel, depth, interval_ms, slow_policy=policy)
-            for number, i in enumerate(self.wanted[index], 1)
-        ]
-        return [client_frame(OP_BINARY, codec.encode_command(command)) for command in commands]
+        frames: list[bytes] = []
+        for i in self.wanted[index]:
+            for channel, depth, interval_ms in self._subscriptions:
+                policy = SlowPolicy.SKIP if channel is Channel.TRADES else SlowPolicy.CLOSE
+                command = Subscribe(
+                    len(frames) + 1, self.target.names[i], channel, depth, interval_ms, slow_policy=policy
+                )
+                frames.append(client_frame(OP_BINARY, codec.encode_command(command)))
+        return frames
 
     def frame(self, client: LoadClient, payload: bytes) -> None:
         index = client.index
         now_ns = time.time_ns()
-        count = self._scan(payload, now_ns, self.latencies.get(index))
+        count = self._scan(payload, now_ns, self.latencies.get(index), self._at_once)
+        if self._at_once != ALL:
+            count += self._scan(payload, now_ns, self.tier_latencies, BOOK)
         if count:
             self.last_ns = now_ns
             self.received += count
@@ -121,28 +142,42 @@ class Swarm:
             self._check_oldest()
         return self._checks
 
-    def closed(self, client: LoadClient, code: int) -> None:  # noqa: ARG002
+    def closed(self, client: LoadClient, code: int) -> None:
         self.closed_by[code] = self.closed_by.get(code, 0) + 1
+        self.refusal = self.refusal or client.refusal
+
+    def check_alive(self) -> None:
+        """Raises `LoadTestError` when no connection is left: what was measured then is worth nothing."""
+        if self.closed_by and not any(client.connected for client in self.clients):
+            raise LoadTestError(f"{self.target.name} ended all {len(self.clients)} connections: {self._codes()}")
+
+    def _codes(self) -> str:
+        codes = ", ".join(f"{count} with {code or 'no handshake'}" for code, count in sorted(self.closed_by.items()))
+        return f"{codes}; it answered {self.refusal}" if self.refusal else codes
 
     # ---- the life of the swarm
 
-    async def connect(self, at_once: int = 64) -> float:
-        """Connect and subscribe all; returns the seconds until every snapshot had come.
+    async def connect(self, at_once: int = 64) -> None:
+        """Connect and subscribe all, until every snapshot has come.
 
         Raises:
             LoadTestError: Not in time, or connections were refused or closed.
         """
         raise_descriptor_limit(len(self.clients))
         started = time.perf_counter()
-        await connect_all(self.target.host, self.target.port, self.clients, self.receive_buffer, at_once=at_once)
+        await connect_all(self._address, self.clients, self.receive_buffer, at_once=at_once)
         expected = sum(len(mine) for mine in self.wanted) if self.target.speaks_depthcast else 0
         while self.opened_count < len(self.clients) or self.received < expected:
             if self.closed_by:
-                raise LoadTestError(f"{self.target.name} closed connections while they connected: {self.closed_by}")
+                name = self.target.name
+                raise LoadTestError(f"{name} closed connections while they were being made: {self._codes()}")
             if time.perf_counter() - started > _CONNECT_S:
-                raise LoadTestError(f"{self.target.name}: {self.opened_count} connections in {_CONNECT_S:.0f} s")
+                raise LoadTestError(
+                    f"{self.target.name}: in {_CONNECT_S:.0f} s only {self.opened_count} of {len(self.clients)} "
+                    f"connections, and {self.received} of {expected} snapshots"
+                )
             await asyncio.sleep(0.01)
-        return time.perf_counter() - started
+        self.connect_s = time.perf_counter() - started
 
     def receive_buffer(self, index: int) -> int:  # noqa: ARG002
         """Bytes of the kernel's receive buffer (SO_RCVBUF) of a client; 0 leaves it to the kernel."""
@@ -158,16 +193,22 @@ class Swarm:
             checker.delivered = checker.conflated = 0
         for i in self.latencies:
             self.latencies[i] = Histogram()
+        self.tier_latencies = Histogram()
 
     async def settle(self, expected: int = 0, timeout_s: float = 10.0) -> None:
-        """Wait until ``expected`` updates have come, or nothing comes any more."""
+        """Wait until ``expected`` updates have come, or nothing comes any more.
+
+        Raises:
+            LoadTestError: The server ended all connections.
+        """
         until = time.perf_counter() + timeout_s
         before = -1
         while self.received < expected or not expected:
             if self.received == before or time.perf_counter() > until:
-                return
+                break
             before = self.received
             await asyncio.sleep(_QUIET_S)
+        self.check_alive()
 
     def pooled(self) -> Histogram:
         """Latencies of all measured clients."""
@@ -176,9 +217,19 @@ class Swarm:
             total.add(histogram)
         return total
 
-    def worst_p99_ms(self) -> float:
-        """The p99 of the measured client that has the highest."""
-        return max((histogram.quantile_ms(0.99) for histogram in self.latencies.values()), default=0.0)
+    def latencies_ms(self) -> dict[str, Any]:
+        """Percentiles: of all measured clients together, of the one with the highest p99, and of tiers (None: none)."""
+        tiers = self.tier_latencies
+        return {
+            **self.pooled().summary_ms(),
+            "worst_client_p99_ms": max((one.quantile_ms(0.99) for one in self.latencies.values()), default=0.0),
+            "tier_p50_ms": tiers.quantile_ms(0.5) if tiers.count else None,
+            "tier_p99_ms": tiers.quantile_ms(0.99) if tiers.count else None,
+        }
+
+    def closings(self) -> dict[str, int]:
+        """How many connections ended with which close code, for JSON."""
+        return {str(code): count for code, count in self.closed_by.items()}
 
     def progress(self, seconds: float) -> str:
         """How it goes, in a line; ``seconds`` since the last."""
@@ -186,6 +237,13 @@ class Swarm:
         self._shown = self.received
         connected = self.opened_count - sum(self.closed_by.values())
         return f"{self.target.name}: {connected} connections, {per_s:,.0f} deliveries/s"
+
+    async def replace(self, index: int) -> None:
+        """Cut a connection and open another in its place. It is not checked any more: its books start anew."""
+        self.clients[index].abort()
+        client = self.clients[index] = LoadClient(index, self._hello(index), self)
+        self.checkers.pop(index, None)
+        await connect(self._address, client)
 
     async def close(self) -> None:
         """Cut all connections."""

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 SUBPROTOCOL = "depthcast.v1.proto"
 
 OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 1, 2, 8, 9, 10
-_BOOK = 0x0A  # tag of a book in a chunk
-_TS_EVENT = 0x31  # tag in a book
+_FINAL_BINARY = 0x82
+BOOK, TRADES, BBO = 1, 2, 4
+"""Kinds of updates, as bits."""
+ALL = BOOK | TRADES | BBO
+_KINDS = {0x0A: BOOK, 0x12: TRADES, 0x1A: BBO}  # by their tag in a chunk
+_TS_EVENT, _TS_RECEIVED_AFTER = 0x31, 0x38  # tags in each of them
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -53,6 +57,17 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._rest = b""
+
+    def whole(self, data: bytes) -> bytes | None:
+        """The payload when ``data`` is one binary frame and nothing more, which is the most common; None if not."""
+        if self._rest or len(data) < 4 or data[0] != _FINAL_BINARY:
+            return None
+        length = data[1]
+        if length < 126:
+            return data[2:] if len(data) == length + 2 else None
+        if length == 126 and len(data) == (data[2] << 8 | data[3]) + 4:
+            return data[4:]
+        return None
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield ``(opcode, payload)`` of each frame that is complete.
@@ -100,33 +115,8 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
         raise WireError("a varint does not end") from None
 
 
-def count_books(frame: bytes) -> int:
-    """Book updates in a protobuf frame, by the chunks' lengths and tags alone.
-
-    Raises:
-        WireError: The frame is not a sequence of chunks.
-    """
-    at = count = 0
-    end = len(frame)
-    try:
-        while at < end:
-            length = frame[at + 1]
-            if length < 0x80:
-                count += frame[at + 2] == _BOOK
-                at += 2 + length
-            else:
-                length, start = varint(frame, at + 1)
-                count += frame[start] == _BOOK
-                at = start + length
-    except IndexError:
-        at = -1
-    if at != end:
-        raise WireError("a frame ends within a chunk")
-    return count
-
-
-def books(frame: bytes) -> Iterator[bytes]:
-    """The chunks of a frame that are book updates, each without its tag and length.
+def updates(frame: bytes, kinds: int = ALL) -> Iterator[bytes]:
+    """The chunks of a frame that are updates of these kinds, each without its tag and length.
 
     Raises:
         WireError: The frame is not a sequence of chunks.
@@ -137,22 +127,28 @@ def books(frame: bytes) -> Iterator[bytes]:
         at = start + length
         if at > end or not length:
             raise WireError("a frame ends within a chunk")
-        if frame[start] == _BOOK:
+        if _KINDS.get(frame[start], 0) & kinds:
             yield frame[start:at]
 
 
 def due_ns(chunk: bytes) -> int:
-    """``ts_event_ns`` of a book update, where the publisher writes when the update was due; 0 without one.
+    """``ts_received_ns`` of an update; the publisher writes there when it was due. 0 without one.
 
     Raises:
         WireError: The chunk is not protobuf.
     """
     _, at = varint(chunk, 1)
     end = len(chunk)
+    event_ns = 0
     while at < end:
         tag, at = varint(chunk, at)
         if tag == _TS_EVENT:
-            return int.from_bytes(chunk[at : at + 8], "little")
+            event_ns = int.from_bytes(chunk[at : at + 8], "little")
+            at += 8
+            continue
+        if tag == _TS_RECEIVED_AFTER:
+            after, _ = varint(chunk, at)
+            return event_ns + (after >> 1 ^ -(after & 1))
         kind = tag & 7
         if kind == _VARINT:
             _, at = varint(chunk, at)
@@ -163,4 +159,4 @@ def due_ns(chunk: bytes) -> int:
             at += 8 if kind == _FIXED64 else 4
         else:
             raise WireError(f"a field of unknown kind {kind}")
-    return 0
+    return event_ns

@@ -11,8 +11,9 @@ from loadtest.errors import LoadTestError
 from loadtest.fanout import Load, compare, measure
 from loadtest.report import write_json, write_report
 from loadtest.scanner import has_compiler
-from loadtest.servers import Depthcast, Reference, Running, Server
+from loadtest.servers import Depthcast, Reference, Running
 from loadtest.slow import measure_slow
+from loadtest.target import Server
 
 LOAD = Load(clients=20, instruments=10, per_client=5, rate=200, seconds=1)
 CONTRACT = (

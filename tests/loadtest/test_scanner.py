@@ -6,14 +6,16 @@ from hypothesis import strategies as st
 
 from loadtest.histogram import Histogram
 from loadtest.scanner import NativeScanner, PythonScanner, Scanner, has_compiler, scanner
-from loadtest.wire import WireError
+from loadtest.wire import ALL, BBO, BOOK, TRADES, WireError
 from protos.codec import CODECS
-from protos.messages import BookUpdate, Digest, Pong
+from protos.messages import BookUpdate, Digest, Pong, QuoteUpdate, Scale, Side, Trade, TradesUpdate
 
 CODEC = CODECS["depthcast.v1.proto"]
 NOW_NS = 1_700_000_000_000_000_000
-UPDATES = st.lists(st.tuples(st.integers(-(10**6), 2**41), st.integers(0, 80)), max_size=20)
-"""(how late, levels)"""
+UPDATES = st.lists(
+    st.tuples(st.sampled_from([BOOK, TRADES, BBO]), st.integers(-(10**6), 2**41), st.integers(-5, 10**7)), max_size=20
+)
+"""(kind, how late, from the venue's time to ours)"""
 
 
 @pytest.fixture(scope="module", params=["python", "native"])
@@ -27,25 +29,34 @@ def scan(request: pytest.FixtureRequest) -> Scanner:
     return fastest
 
 
-def frame_of(updates: list[tuple[int, int]]) -> bytes:
+def frame_of(updates: list[tuple[int, int, int]]) -> bytes:
     frame = CODEC.encode(Pong(7, 0), None)
-    for late_ns, levels in updates:
-        bids = [(price, 1 + price) for price in range(levels)]
-        due = NOW_NS - late_ns
-        update = BookUpdate(
-            stream=300, epoch=1, seq=2, prev_seq=1, ts_event_ns=due, ts_received_ns=due, bids=bids, asks=[(1_000, 1)]
-        )
-        frame += CODEC.encode(update, None) + CODEC.encode(Digest(300, 1, 2, 0xFFFFFFFF), None)
+    for kind, late_ns, transit_ns in updates:
+        due_ns = NOW_NS - late_ns
+        times = {"ts_event_ns": due_ns - transit_ns, "ts_received_ns": due_ns, "ts_published_ns": due_ns + 5}
+        update: BookUpdate | TradesUpdate | QuoteUpdate
+        if kind == BOOK:
+            levels = [(price, 1 + price) for price in range(late_ns % 80)]
+            update = BookUpdate(stream=300, epoch=1, seq=2, prev_seq=1, bids=levels, asks=[(1_000, 1)], **times)
+        elif kind == TRADES:
+            trades = [Trade(5, 6, Side.BUY, "id", due_ns)]
+            update = TradesUpdate(stream=2, epoch=1, seq=2, trades=trades, scale=Scale(0, 0), **times)
+        else:
+            update = QuoteUpdate(stream=1, epoch=1, seq=2, prev_seq=1, bid_ticks=-4, bid_lots=1, ask_ticks=7, **times)
+        frame += CODEC.encode(update, Scale(0, 0)) + CODEC.encode(Digest(300, 1, 2, 0xFFFFFFFF), None)
     return frame
 
 
-@given(UPDATES)
-def test_books_are_counted_and_their_latencies_taken(scan: Scanner, updates: list[tuple[int, int]]) -> None:
+@given(UPDATES, st.sampled_from([ALL, BOOK, TRADES | BBO]))
+def test_updates_are_counted_and_their_latencies_taken(
+    scan: Scanner, updates: list[tuple[int, int, int]], kinds: int
+) -> None:
     frame = frame_of(updates)
-    assert scan.scan(frame, NOW_NS, None) == len(updates)
+    late = [late for kind, late, _ in updates if kind & kinds]
+    assert scan.scan(frame, NOW_NS, None, kinds) == len(late)
     found, expected = Histogram(), Histogram()
-    assert scan.scan(frame, NOW_NS, found) == len(updates)
-    expected.record([late for late, _ in updates])
+    assert scan.scan(frame, NOW_NS, found, kinds) == len(late)
+    expected.record(late)
     assert (found.count, found.max) == (expected.count, expected.max)
     assert found.curve_ms() == expected.curve_ms()
 
@@ -61,7 +72,7 @@ def test_garbage_is_a_wire_error_at_most(scan: Scanner, data: bytes) -> None:
 
 @given(UPDATES.filter(bool), st.data())
 def test_a_frame_that_ends_within_a_chunk_is_an_error(
-    scan: Scanner, updates: list[tuple[int, int]], data: st.DataObject
+    scan: Scanner, updates: list[tuple[int, int, int]], data: st.DataObject
 ) -> None:
     frame = frame_of(updates)
     last = len(frame_of(updates[:-1]))
