@@ -74,7 +74,10 @@ async def measure_churn(server: Server, load: Load, per_s: float, scenario: str)
         idle_files = descriptors(target.pid) if target.pid else 0
         async with connected(swarm):
             swarm.reset()
-            tasks = [asyncio.create_task(swarm.churn()), asyncio.create_task(source.run(load.rate, load.seconds))]
+            tasks = [
+                asyncio.create_task(swarm.churn()),
+                asyncio.create_task(swarm.while_alive(source, load.rate, load.seconds)),
+            ]
             samples = await _sample(target, load.seconds, tasks)
             swarm.check_alive()
         checks = swarm.checks()

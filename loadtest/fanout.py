@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtest.errors import LoadTestError
 from loadtest.instruments import subscriptions
-from loadtest.processes import cores
+from loadtest.processes import cores, raise_descriptor_limit
 from loadtest.progress import Progress
 from loadtest.scanner import has_compiler
 from loadtest.servers import REFERENCES, Reference
@@ -34,6 +34,7 @@ class Load:
         """Raises `LoadTestError` when it cannot be."""
         if self.per_client > self.instruments:
             raise LoadTestError(f"--per-client {self.per_client}: there are only {self.instruments} instruments")
+        raise_descriptor_limit(self.clients)
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ async def measure(server: Server, load: Load) -> Measured:
         target, source = await server.start(load.instruments)
         swarm = Swarm(target, chosen(load, target), subscriptions=load.subscriptions)
         async with connected(swarm):
-            await source.run(load.rate, min(WARM_UP_S, load.seconds))
+            await swarm.while_alive(source, load.rate, min(WARM_UP_S, load.seconds))
             return await window(target, load, source, swarm)
     finally:
         await server.stop()
@@ -113,7 +114,7 @@ async def window(target: Target, load: Load, source: Source, swarm: Swarm) -> Me
         await swarm.settle()
     swarm.reset()
     metrics, used, own = await target.metrics(), target.usage(), time.process_time()
-    run = await source.run(load.rate, load.seconds)
+    run = await swarm.while_alive(source, load.rate, load.seconds)
     published: list[int] | None = run["published"]
     expected = None if published is None else sum(published[i] for mine in swarm.wanted for i in mine)
     if expected is None:

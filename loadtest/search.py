@@ -36,7 +36,7 @@ async def highest_rate(server: Server, load: Load, p99_max_ms: float) -> dict[st
             step = replace(load, rate=rate)
             swarm = Swarm(target, chosen(load, target))
             async with connected(swarm):
-                await source.run(rate, min(WARM_UP_S, load.seconds))
+                await swarm.while_alive(source, rate, min(WARM_UP_S, load.seconds))
                 measured = await window(target, step, source, swarm)
             fits = _is_good(measured, p99_max_ms)
             steps.append({"rate": round(rate, 1), "good": fits, **_short(measured)})

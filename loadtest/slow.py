@@ -2,9 +2,9 @@
 
 The synthetic sequences are dense, so a client can say for itself how many updates a merged one stands for::
 
-    offered == delivered + conflated + lost with closed connections + unaccounted
+    offered == delivered + conflated + skipped + lost with closed connections + unaccounted
 
-for every client that stayed connected, ``unaccounted`` must be 0.
+For every client that stayed connected, ``unaccounted`` must be 0. The server's own account must close as well.
 """
 
 import asyncio
@@ -103,20 +103,36 @@ async def _run(target: Target, source: Source, load: Load, *, all_fast: bool) ->
         before = await target.metrics()
         rss_before = target.usage().rss_kib
         swarm.begin()
-        run = await source.run(load.rate, load.seconds)
+        run = await swarm.while_alive(source, load.rate, load.seconds)
         rss_after = target.usage().rss_kib
         await swarm.end()
         await swarm.settle()
         after = await target.metrics()
         result = account(swarm, run["published"])
-        result["server"] = {name: value - before.get(name, 0) for name, value in after.items() if _is_account(name)}
+        result |= server_account(before, after)
         result["server_rss_growth_kib"] = rss_after - rss_before
         return result
 
 
-def _is_account(name: str) -> bool:
-    prefixes = ("updates_sent_total", "conflated_total", "skipped_total", "lost_total", "disconnects_total")
-    return name.startswith(tuple(f"depthcast_{prefix}" for prefix in prefixes))
+_FATES = ("updates_sent_total", "conflated_total", "skipped_total", "lost_total", "updates_waiting")
+_ACCOUNT = ("updates_offered_total", *_FATES, "disconnects_total")
+
+
+def server_account(before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+    """What the server says became of the updates, by its metrics; ``server_unaccounted`` must be 0 for each channel."""
+    grown = {
+        name.removeprefix("depthcast_"): value - before.get(name, 0.0)
+        for name, value in after.items()
+        if name.partition("{")[0].removeprefix("depthcast_") in _ACCOUNT
+    }
+    left: dict[str, float] = {}
+    for name, value in grown.items():
+        metric, _, labels = name.partition("{")
+        if metric == "updates_offered_total":
+            left[labels] = left.get(labels, 0.0) + value
+        elif metric in _FATES:
+            left[labels] = left.get(labels, 0.0) - value
+    return {"server_account": grown, "server_unaccounted": sum(abs(value) for value in left.values())}
 
 
 def account(swarm: MixedSwarm, published: list[int]) -> dict[str, Any]:
@@ -145,6 +161,7 @@ def account(swarm: MixedSwarm, published: list[int]) -> dict[str, Any]:
         "offered": offered,
         "delivered": delivered,
         "conflated": conflated,
+        "skipped": 0,  # books are conflated instead
         "lost_with_closed": lost_closed,
         "unaccounted": unaccounted,
         "fast_lost": fast_lost,

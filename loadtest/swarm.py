@@ -15,9 +15,8 @@ from loadtest.checker import Checker, Checks
 from loadtest.client import Address, LoadClient, connect, connect_all
 from loadtest.errors import LoadTestError
 from loadtest.histogram import Histogram
-from loadtest.processes import raise_descriptor_limit
 from loadtest.scanner import scanner
-from loadtest.target import Target
+from loadtest.target import Source, Target
 from loadtest.wire import ALL, BOOK, OP_BINARY, client_frame, handshake
 from protos.codec import CODECS
 from protos.messages import Channel, SlowPolicy, Subscribe
@@ -25,9 +24,11 @@ from protos.messages import Channel, SlowPolicy, Subscribe
 CHECKED = 5
 UNCHECKED_BYTES = 64 << 20
 """What checked clients have received waits up to this, so that a short run is checked after it."""
+_LOOK_S = 0.5
 _QUIET_S = 0.3
 """Nothing came for so long: everything has come."""
-_CONNECT_S = 120.0
+STALLED_S = 20.0
+"""Neither a connection nor a snapshot for so long while connecting: no more will come."""
 
 
 class Subscription(NamedTuple):
@@ -163,18 +164,20 @@ class Swarm:
         Raises:
             LoadTestError: Not in time, or connections were refused or closed.
         """
-        raise_descriptor_limit(len(self.clients))
         started = time.perf_counter()
         await connect_all(self._address, self.clients, self.receive_buffer, at_once=at_once)
         expected = sum(len(mine) for mine in self.wanted) if self.target.speaks_depthcast else 0
+        moved, moved_at = (0, 0), started
         while self.opened_count < len(self.clients) or self.received < expected:
+            name, now = self.target.name, time.perf_counter()
             if self.closed_by:
-                name = self.target.name
                 raise LoadTestError(f"{name} closed connections while they were being made: {self._codes()}")
-            if time.perf_counter() - started > _CONNECT_S:
+            if moved != (self.opened_count, self.received):
+                moved, moved_at = (self.opened_count, self.received), now
+            elif now - moved_at > STALLED_S:
                 raise LoadTestError(
-                    f"{self.target.name}: in {_CONNECT_S:.0f} s only {self.opened_count} of {len(self.clients)} "
-                    f"connections, and {self.received} of {expected} snapshots"
+                    f"{name} stands still for {STALLED_S:.0f} s, after {self.opened_count} of {len(self.clients)} "
+                    f"connections and {self.received} of {expected} snapshots"
                 )
             await asyncio.sleep(0.01)
         self.connect_s = time.perf_counter() - started
@@ -194,6 +197,21 @@ class Swarm:
         for i in self.latencies:
             self.latencies[i] = Histogram()
         self.tier_latencies = Histogram()
+
+    async def while_alive(self, source: Source, rate: float, seconds: float) -> dict[str, Any]:
+        """`Source.run`, as long as there are connections.
+
+        Raises:
+            LoadTestError: The server ended all of them.
+        """
+        running = asyncio.create_task(source.run(rate, seconds), name="source")
+        try:
+            while not running.done():
+                await asyncio.wait([running], timeout=_LOOK_S)
+                self.check_alive()
+            return running.result()
+        finally:
+            running.cancel()
 
     async def settle(self, expected: int = 0, timeout_s: float = 10.0) -> None:
         """Wait until ``expected`` updates have come, or nothing comes any more.
