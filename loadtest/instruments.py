@@ -11,9 +11,12 @@ LEVELS = 20
 _LOTS_MAX = 1 << 20
 
 
+OURS = "loadtest:synthetic:"
+
+
 def names(count: int) -> list[str]:
     """The instruments of a load test."""
-    return [f"loadtest:synthetic:S{i:05d}" for i in range(count)]
+    return [f"{OURS}S{i:05d}" for i in range(count)]
 
 
 @dataclass(slots=True)

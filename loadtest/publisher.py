@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from loadtest.broker import Broker
 from loadtest.histogram import Histogram
@@ -57,6 +58,7 @@ class KafkaSink:
     """Records on the market topic, as ingest writes them."""
 
     def __init__(self, bootstrap: str, topic: str, instruments: int) -> None:
+        self._bootstrap = bootstrap
         self._topic = topic
         self._keys = [name.encode() for name in names(instruments)]
         self._partitions: list[int] = []
@@ -65,7 +67,11 @@ class KafkaSink:
         )
 
     async def start(self) -> None:
-        await self._producer.start()
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            await self._producer.stop()
+            raise SystemExit(f"no Kafka at {self._bootstrap}: {error}") from None
         count = len(await self._producer.partitions_for(self._topic))
         self._partitions = [partition_for(key, count) for key in self._keys]
 

@@ -9,6 +9,8 @@ from loadtest.swarm import Swarm
 from loadtest.target import Server
 
 STEPS_MAX = 14
+DOWN_MAX = 16.0
+"""When not even this part of the first rate is good, none is."""
 PRECISION = 1.1
 """Between the highest rate that was good and the lowest that was not."""
 DELIVERED_MIN = 0.97
@@ -32,7 +34,7 @@ async def highest_rate(server: Server, load: Load, p99_max_ms: float) -> dict[st
     steps: list[dict[str, Any]] = []
     try:
         target, source = await server.start(load.instruments)
-        while len(steps) < STEPS_MAX and not (good and bad and bad / good[0] <= PRECISION):
+        while len(steps) < STEPS_MAX and rate >= load.rate / DOWN_MAX and not _is_found(good, bad):
             step = replace(load, rate=rate)
             swarm = Swarm(target, chosen(load, target))
             async with connected(swarm):
@@ -61,6 +63,10 @@ async def compare_highest(server: Server, load: Load, references: list[str], p99
     for name in references:
         result["references"][name] = await highest_rate(Reference(name, interval_us), load, p99_max_ms)
     return result
+
+
+def _is_found(good: tuple[float, Measured] | None, bad: float) -> bool:
+    return good is not None and bad > 0 and bad / good[0] <= PRECISION
 
 
 def _is_good(measured: Measured, p99_max_ms: float) -> bool:

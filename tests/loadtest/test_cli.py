@@ -1,4 +1,4 @@
-"""The commands as a user runs them, against a server that already runs; and that no failure hangs or shows a traceback."""
+"""The commands as a user runs them, against a server that already runs. No failure hangs or shows a traceback."""
 
 import asyncio
 import json
@@ -110,13 +110,14 @@ async def test_the_mix_takes_what_the_server_has_anyway(stack: Stack, tmp_path: 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_highest_rate_is_searched(stack: Stack, tmp_path: Path) -> None:
     result = tmp_path / "result.json"
-    options = ("fanout", *RATED, "--p99-max-ms", "0.001", *there(stack, publish=True), "--json", str(result))
+    options = ("fanout", *SMALL, "--rate", "200", "--seconds", "0.5", "--p99-max-ms", "0.001")
+    options += (*there(stack, publish=True), "--json", str(result))
     code, _, err = await run(*options)
     assert (code, err) == (0, "")
     found = json.loads(result.read_text())
-    assert found["max_deliveries_per_s"] == 0  # nothing is that quick: halved to the last step
+    assert found["max_deliveries_per_s"] == 0  # nothing is that quick
     rates = [step["rate"] for step in found["steps"]]
-    assert rates[:3] == [200, 100, 50]
+    assert rates == [200, 100, 50, 25, 12.5]
     assert not any(step["good"] for step in found["steps"])
 
 
@@ -127,11 +128,10 @@ async def fails(*arguments: str, environment: dict[str, str] | None = None) -> s
     )
     async with asyncio.timeout(GIVE_UP_S):
         out, err = await process.communicate()
-    assert process.returncode == 2
-    assert out == b""
-    (line,) = err.decode().splitlines()
-    assert line.startswith("depthcast: ")
-    return line
+    lines = err.decode().splitlines()
+    assert (process.returncode, out, len(lines)) == (2, b"", 1), lines
+    assert lines[0].startswith("depthcast: ")
+    return lines[0]
 
 
 async def test_what_a_user_can_mend_is_one_line() -> None:
@@ -139,14 +139,14 @@ async def test_what_a_user_can_mend_is_one_line() -> None:
     lines = await asyncio.gather(
         fails("fanout", *RATED, "--reference", "c", environment={**os.environ, "PATH": "/nowhere"}),
         fails("connect", *SMALL, "--url", f"ws://{nobody}/v1/stream"),
-        fails("churn", *RATED, "--url", f"ws://{nobody}/", "--feed-port", str(free_port())),
+        fails("fanout", *RATED, "--url", f"ws://{nobody}/", "--feed-port", str(free_port())),
         fails("storm", *RATED, "--url", f"ws://{nobody}/v1/stream", "--kafka", nobody),
         fails("slow", *RATED, "--url", "http://127.0.0.1/"),
         fails("fanout", *RATED, "--url", "wss://127.0.0.1:1/", "--ca-file", "/nowhere.pem"),
     )
     for line, expected in zip(
         lines,
-        ("needs a C compiler", "does not list", "nobody takes the feed", "the publisher", "say ws://", "/nowhere.pem"),
+        ("needs a C compiler", "does not list", "nobody takes the feed", "no Kafka at", "say ws://", "/nowhere.pem"),
         strict=True,
     ):
         assert expected in line
