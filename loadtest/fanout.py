@@ -1,5 +1,6 @@
 """Many clients on busy books: how many deliveries, how late, at which cost, beside the references in the same run."""
 
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from loadtest.target import Live, Server, Source, Target
 
 WARM_UP_S = 1.0
 _MILLION = 1e6
+_COUNTER = re.compile("_(total|count|bucket)({|$)")
 
 
 @dataclass(slots=True, frozen=True)
@@ -124,7 +126,7 @@ async def window(target: Target, load: Load, source: Source, swarm: Swarm) -> Me
     used_after, metrics_after = target.usage(), await target.metrics()
     own_s = time.process_time() - own
     received, checks = swarm.received, swarm.checks()
-    grown = {n: value - metrics.get(n, 0.0) for n, value in metrics_after.items() if "_total" in n or "_count" in n}
+    grown = {n: value - metrics.get(n, 0.0) for n, value in metrics_after.items() if _COUNTER.search(n)}
     frames = sum(client.frames for client in swarm.clients)
     sending_s = max(load.seconds, (swarm.last_ns - run["started_ns"]) / 1e9)
     cpu_s = used_after.cpu_s - used.cpu_s

@@ -1,10 +1,11 @@
 """Results: a table for the terminal, JSON, and a Markdown report with a plot."""
 
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 360, 60, 40
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 360, 80, 40
 _COLOURS = ("#1f6feb", "#d1242f", "#2da44e", "#9a6700", "#8250df")
 _HIDDEN = {"curve", "metrics", "references", "load", "cores", "checks"}
 
@@ -66,29 +67,39 @@ def _markdown(cells: list[str]) -> str:
 
 def latency_plot(curves: dict[str, list[tuple[float, float]]]) -> str:
     """An SVG: milliseconds over the quantile, on an axis of nines."""
-    top = max((ms for curve in curves.values() for _, ms in curve), default=1.0) * 1.05 or 1.0
+    ticks = [(float(nines), label) for nines, label in enumerate(("0", "90 %", "99 %", "99.9 %", "99.99 %"))]
+    points = {name: [(step / 10, ms) for step, (_, ms) in enumerate(curve)] for name, curve in curves.items()}
+    return plot(points, ticks, "ms")
+
+
+def plot(curves: dict[str, list[tuple[float, float]]], ticks: list[tuple[float, str]], unit: str) -> str:
+    """An SVG: lines over an axis with these (place, label), whose first and last are its ends."""
+    top = max((y for curve in curves.values() for _, y in curve), default=1.0) * 1.05 or 1.0
     right, bottom = _WIDTH - 20, _HEIGHT - _BOTTOM
+    first, last = ticks[0][0], ticks[-1][0]
 
-    def x(position: float) -> float:
-        return _LEFT + position / 4 * (right - _LEFT)
+    def across(place: float) -> float:
+        return _LEFT + (place - first) / (last - first) * (right - _LEFT)
 
-    def y(ms: float) -> float:
-        return bottom - ms / top * (bottom - 20)
+    def up(value: float) -> float:
+        return bottom - value / top * (bottom - 20)
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-size="12">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
     ]
-    for nines, label in enumerate(("0", "90 %", "99 %", "99.9 %", "99.99 %")):
-        parts.append(f'<line x1="{x(nines)}" y1="20" x2="{x(nines)}" y2="{bottom}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x(nines)}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
+    for place, label in ticks:
+        x = f"{across(place):.1f}"
+        parts.append(f'<line x1="{x}" y1="20" x2="{x}" y2="{bottom}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
     for step in range(5):
-        ms = top * step / 4
-        parts.append(f'<line x1="{_LEFT}" y1="{y(ms):.1f}" x2="{right}" y2="{y(ms):.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y(ms) + 4:.1f}" text-anchor="end">{ms:.3g} ms</text>')
+        value = top * step / 4
+        y = up(value)
+        parts.append(f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#ddd"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g} {unit}</text>')
     for i, (name, curve) in enumerate(curves.items()):
-        points = " ".join(f"{x(step / 10):.1f},{y(ms):.1f}" for step, (_, ms) in enumerate(curve))
+        points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in curve)
         colour = _COLOURS[i % len(_COLOURS)]
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{_LEFT + 12}" y="{36 + 16 * i}" fill="{colour}">{name}</text>')
+        parts.append(f'<text x="{_LEFT + 12}" y="{36 + 16 * i}" fill="{colour}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -6,6 +6,7 @@ uvicorn's own ``serve()`` takes over SIGTERM and then closes every socket at onc
 import asyncio
 import errno
 import os
+import resource
 import socket
 import ssl
 from pathlib import Path
@@ -20,6 +21,13 @@ BACKLOG = 4096
 to net.core.somaxconn."""
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2; those of 1.3 are all good. uvicorn's default takes what TLS 1.0 had."""
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many open files as it may have at most: each connection is one, and a common default is
+    1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def listen(host: str, port: int, setting: str) -> socket.socket:

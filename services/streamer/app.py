@@ -14,6 +14,7 @@ from services.auth.revoking import revocations_route
 from services.build import describe
 from services.config import Settings
 from services.metrics import Metrics
+from services.serving import raise_descriptor_limit
 from services.signals import stop_on_signals
 from services.streamer.clock import Clock
 from services.streamer.endpoint import Endpoint
@@ -39,6 +40,7 @@ async def run_streamer(
     """
     stop = stop or stop_on_signals()
     _log.info("%s", describe())
+    raise_descriptor_limit()
     clock, metrics, hub = Clock(), Metrics(), Hub(limits_of(settings))
     endpoint = Endpoint(settings, hub, metrics, clock)
     admin = Admin(settings, metrics, endpoint.clients.why_not_ready, [revocations_route(endpoint.gate)])

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from tests.benchmarks.common import Row
 
-NAMES = ("bytes_per_event", "ingest_rate", "latency", "startup", "demo")
+NAMES = (
+    *("bytes_per_event", "ingest_rate", "latency", "startup", "demo"),
+    *("fanout", "highest_rate", "connections", "mix", "growth"),
+)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 

@@ -1,0 +1,40 @@
+"""The real mix on a real Kafka: 200 simulated books, 1,000 clients on 20 each: book 10@100 ms, trades and bbo.
+
+The latency is from the time the simulator's tick was due to the client's receipt: ticks topic, ingest, market topic,
+streamer. Books wait for the end of their 100 ms, so theirs is told apart. The streamer has a core to itself; simulator,
+ingest, Kafka and the clients share the other.
+"""
+
+import asyncio
+from statistics import median
+
+from loadtest import fanout
+from loadtest.mix import MIX, WholePath
+from loadtest.processes import cores, raise_descriptor_limit
+from tests.benchmarks.common import Row, kafka, pinned
+
+RATE, SECONDS = 1_000, 5
+LOAD = fanout.Load(rate=RATE, seconds=SECONDS, subscriptions=MIX)
+P99_MS = 40
+
+
+def measure() -> list[Row]:
+    """Medians of three runs."""
+    raise_descriptor_limit()
+    with kafka(cores()[1]) as bootstrap, pinned(cores()[1]):
+        runs = [asyncio.run(fanout.measure(WholePath(RATE, bootstrap), LOAD)) for _ in range(3)]
+
+    def middle(name: str) -> float:
+        return median(getattr(run, name) for run in runs)
+
+    p99, clean = middle("p99_ms"), not any(run.lost or run.closed or run.checks["digests_failed"] for run in runs)
+    what = f"real mix at {RATE:,} ticks/s, 1,000 clients"
+    return [
+        Row(f"{what}: deliveries", f"{middle('deliveries_per_s'):,.0f}/s", "reported", True),
+        Row("  bytes to each client", f"{middle('bytes_per_s_per_client') / 1e3:,.1f} kB/s", "reported", True),
+        Row("  streamer's CPU", f"{middle('server_cpu_percent'):.0f} %", "reported", True),
+        Row("  whole path, trades and bbo, p50", f"{middle('p50_ms'):.1f} ms", "reported", True),
+        Row("  p99", f"{p99:.1f} ms", f"<= {P99_MS} ms", p99 <= P99_MS),
+        Row("  books, with the wait for their 100 ms, p99", f"{middle('tier_p99_ms'):.1f} ms", "reported", True),
+        Row("  broken chains, wrong digests, closed", "none" if clean else "some", "none", clean),
+    ]
