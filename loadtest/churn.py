@@ -162,6 +162,7 @@ async def measure_storm(server: Server, load: Load) -> dict[str, Any]:
                 "clients": load.clients,
                 "seconds_until_all_have_books": round(second.connect_s, 3),
                 "connects_per_s": round(load.clients / second.connect_s, 1),
+                "refused": second.refused,
                 "seconds_when_calm": round(first.connect_s, 3),
                 "server_cpu_ms_per_connection": round(1e3 * (after.cpu_s - before.cpu_s) / load.clients, 3),
                 "digests_passed": checks.digests_passed,

@@ -34,6 +34,7 @@ async def measure_connections(server: Server, clients: int, instruments: int, pe
             "per_client": per_client,
             "kib_per_connection": round((after.rss_kib - before.rss_kib) / clients, 2) if target.pid else None,
             "connects_per_s": round(clients / swarm.connect_s, 1),
+            "refused": swarm.refused,
             "seconds": round(swarm.connect_s, 3),
             "server_cpu_ms_per_connection": round(1e3 * (after.cpu_s - before.cpu_s) / clients, 3),
             "server_rss_mib": round(after.rss_kib / 1024, 1),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loadtest.errors import LoadTestError
 from loadtest.processes import Child, child_running, cores, pin, python
-from loadtest.servers import free_port, ready
+from loadtest.servers import OPEN, free_port, ready
 from loadtest.swarm import Subscription
 from loadtest.target import Live, Source, Target
 from protos.messages import Channel
@@ -42,11 +42,11 @@ class WholePath:
         log = Path(tempfile.mkdtemp(prefix="depthcast-loadtest-")) / "dev.log"
         name = f"depthcast-loadtest-{port}"
         environment = {
+            **OPEN,
             "DEPTHCAST_HTTP_PORT": str(port),
             "DEPTHCAST_ADMIN_PORT": str(admin_port),
             "DEPTHCAST_TOPIC_PREFIX": name,
             "DEPTHCAST_INGEST_GROUP": name,
-            "DEPTHCAST_LOG_LEVEL": "warning",
         }
         options = ("--symbols", str(instruments), "--rate", str(self.rate), *self._kafka_options())
         self._child = Child("depthcast dev", python("-m", "services", "dev", *options), cores()[1], log, environment)

@@ -24,6 +24,8 @@ from protos.messages import Channel, SlowPolicy, Subscribe
 CHECKED = 5
 UNCHECKED_BYTES = 64 << 20
 """What checked clients have received waits up to this, so that a short run is checked after it."""
+AGAIN = 10
+"""Refused connections that come back at a time."""
 _LOOK_S = 0.5
 _QUIET_S = 0.3
 """Nothing came for so long: everything has come."""
@@ -82,6 +84,9 @@ class Swarm:
         self.opened_count = 0
         self.closed_by: dict[int, int] = {}
         self.refusal = ""
+        self.refused = 0
+        """Handshakes answered with 503, come back later, which the client then does."""
+        self._again: deque[int] = deque()
         self.connect_s = 0.0
         """Seconds that `connect` took."""
         self.received = 0
@@ -144,8 +149,12 @@ class Swarm:
         return self._checks
 
     def closed(self, client: LoadClient, code: int) -> None:
-        self.closed_by[code] = self.closed_by.get(code, 0) + 1
         self.refusal = self.refusal or client.refusal
+        if " 503 " in client.refusal:
+            self.refused += 1
+            self._again.append(client.index)
+        else:
+            self.closed_by[code] = self.closed_by.get(code, 0) + 1
 
     def check_alive(self) -> None:
         """Raises `LoadTestError` when no connection is left: what was measured then is worth nothing."""
@@ -170,6 +179,10 @@ class Swarm:
         moved, moved_at = (0, 0), started
         while self.opened_count < len(self.clients) or self.received < expected:
             name, now = self.target.name, time.perf_counter()
+            for _ in range(min(AGAIN, len(self._again))):
+                index = self._again.popleft()
+                client = self.clients[index] = LoadClient(index, self._hello(index), self)
+                await connect(self._address, client, self.receive_buffer(index))
             if self.closed_by:
                 raise LoadTestError(f"{name} closed connections while they were being made: {self._codes()}")
             if moved != (self.opened_count, self.received):
@@ -177,7 +190,7 @@ class Swarm:
             elif now - moved_at > STALLED_S:
                 raise LoadTestError(
                     f"{name} stands still for {STALLED_S:.0f} s, after {self.opened_count} of {len(self.clients)} "
-                    f"connections and {self.received} of {expected} snapshots"
+                    f"connections and {self.received} of {expected} snapshots {self.refusal}"
                 )
             await asyncio.sleep(0.01)
         self.connect_s = time.perf_counter() - started

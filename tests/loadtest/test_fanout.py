@@ -58,6 +58,13 @@ async def test_connections_are_weighed() -> None:
     assert result["connects_per_s"] > 50
 
 
+async def test_clients_that_are_told_to_come_back_do() -> None:
+    server = Depthcast(environment={"DEPTHCAST_HANDSHAKES_PER_S": "40"})
+    result = await measure_storm(server, Load(clients=60, instruments=4, per_client=1, rate=50, seconds=1))
+    assert result["refused"] > 0
+    assert result["closed"] == {}
+
+
 async def test_every_update_of_slow_and_dead_clients_is_accounted_for() -> None:
     environment = {
         "DEPTHCAST_OUTBOX_SOFT_BYTES": "8192",
