@@ -24,7 +24,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { STREAMS_MAX = 4096, PER_CLIENT_MAX = 64, FD_MAX = 65536, IOV_MAX_ = 512, REQUEST_MAX = 4096, FEED_MAX = 1 << 20 };
+enum { STREAMS_MAX = 4096, PER_CLIENT_MAX = 1000, FD_MAX = 65536, REQUEST_MAX = 8192, FEED_MAX = 1 << 20 };
 
 typedef struct { char *bytes; size_t length, capacity; } Buffer;          /* what a stream gathered since the last flush */
 typedef struct {

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import trustme
+from websockets.asyncio.server import ServerConnection, serve
 
 from loadtest import swarm as swarm_module
+from loadtest.connect import measure_connections
 from loadtest.errors import LoadTestError
 from loadtest.fanout import Load, chosen, connected, measure
 from loadtest.servers import Depthcast, Running
@@ -197,3 +201,22 @@ async def test_a_peer_that_refuses_the_handshake_is_quoted() -> None:
             url = f"ws://127.0.0.1:{peer.sockets[0].getsockname()[1]}/nowhere"
             with pytest.raises(LoadTestError, match="404 Not Found"):
                 await measure(Running(url, {"feed": feed.getsockname()[1]}), Load(3, 8, 4, 100, 1))
+
+
+async def test_a_peer_is_measured_over_tls_when_its_authority_is_trusted(tmp_path: Path) -> None:
+    authority, ca_file = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+
+    async def hold(connection: ServerConnection) -> None:
+        await connection.wait_closed()
+
+    with socket.create_server(("127.0.0.1", 0)) as feed:
+        async with serve(hold, "127.0.0.1", 0, ssl=tls, compression=None) as peer:
+            url = f"wss://127.0.0.1:{peer.sockets[0].getsockname()[1]}/"
+            options = {"feed": feed.getsockname()[1]}
+            result = await measure_connections(Running(url, options, ca_file=ca_file), 5, 4, 1)
+            assert result["connects_per_s"] > 0
+            with pytest.raises(LoadTestError, match="--ca-file"):
+                await measure_connections(Running(url, options), 5, 4, 1)
