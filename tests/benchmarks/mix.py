@@ -1,8 +1,8 @@
 """The real mix on a real Kafka: 200 simulated books, 1,000 clients on 20 each: book 10@100 ms, trades and bbo.
 
 The latency is from the time the simulator's tick was due to the client's receipt: ticks topic, ingest, market topic,
-streamer. Books wait for the end of their 100 ms, so theirs is told apart. The streamer has a core to itself; simulator,
-ingest, Kafka and the clients share the other.
+streamer. Books wait for the end of their 100 ms, so theirs is told apart. The streamer has its core, the clients have
+theirs; Kafka, ingest and simulator take what is free of both.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ P99_MS = 40
 def measure() -> list[Row]:
     """Medians of three runs."""
     raise_descriptor_limit()
-    with kafka(cores()[1]) as bootstrap, pinned(cores()[1]):
+    with kafka() as bootstrap, pinned(cores()[1]):
         runs = [asyncio.run(fanout.measure(WholePath(RATE, bootstrap), LOAD)) for _ in range(3)]
 
     def middle(name: str) -> float:
