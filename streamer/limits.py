@@ -11,6 +11,10 @@ class Limits:
     # more to the client than history.
     outbox_soft_bytes: int = 64 * 1024
 
+    # Bytes alone do not tell: at 25 KB/s the soft mark is 2.5 s of the past. A queue that nobody took from for so
+    # long collapses too, so a slow client's book is newest-state within a second (tests/slow/test_slow_reader.py).
+    outbox_soft_ms: int = 250
+
     # `raw` and `trades` may not be merged, so they wait up to this before 4008. With the transport's own buffers a
     # client that never reads costs at most 256 KiB of server memory.
     outbox_hard_bytes: int = 192 * 1024

@@ -4,9 +4,10 @@ A flush appends one segment per touched stream to the queue of each listener: no
 is the only work done per delivery. The shell takes what the socket can hold. Whatever is still queued at the next flush
 is a backlog, and `Outbox.settle` judges it:
 
-- Over the soft mark, `book` and `bbo` *collapse*: their queued segments are dropped and the stream is remembered as
-  behind the position that the client has, which is the ``prev_seq`` of the first dropped segment. It leaves the list of
-  listeners, costs nothing while the client does not read, and joins again with one `since()` message when it does.
+- Over the soft mark, in bytes or in time without a take, `book` and `bbo` *collapse*: their queued segments are dropped
+  and the stream is remembered as behind the position that the client has, which is the ``prev_seq`` of the first
+  dropped segment. It leaves the list of listeners, costs nothing while the client does not read, and joins again with
+  one `since()` message when it does.
 - `trades` with SlowPolicy.SKIP lose their oldest segments, with a SKIPPED notice in their place.
 - Everything else waits for the hard mark, in bytes or in time without progress: OVERFLOW, and the connection closes
   with 4008. The client resumes by (epoch, seq).
@@ -252,9 +253,12 @@ class Outbox:
         self.settled = len(queue)
         if now_ns - self.stalled_ns >= limits.outbox_stall_ms * MS:
             return Offer.OVERFLOW
-        if self.bytes <= limits.outbox_soft_bytes:
+        few = self.bytes <= limits.outbox_soft_bytes
+        if few and now_ns - self.stalled_ns < limits.outbox_soft_ms * MS:
             return Offer.QUEUED
         self._collapse()
+        if few and not self.behind:
+            return Offer.QUEUED
         if self.skips and self.bytes > limits.outbox_soft_bytes:
             self._skip()
         if self.bytes > limits.outbox_hard_bytes:

@@ -14,7 +14,9 @@ from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
 from protos.codec import Codec, CodecError
 from protos.messages import CloseCode, Command, Error, ErrorCode, Subscribe
 from services.auth.sessions import Wanted, dump
+from services.streamer import gate
 from services.streamer.clients import Clients
+from services.streamer.gate import Gate
 from services.streamer.handshake import LOGGER
 from streamer.access import Access
 from streamer.effects import DoAdmit, DoClose, DoPing, DoRestore, DoSubscribe, DoUnsubscribe, Effect, Reply
@@ -37,6 +39,7 @@ class Connection(asyncio.Protocol):
         "_controls",
         "_fragments",
         "_frames",
+        "_gate",
         "_message",
         "_outbox",
         "_paused",
@@ -72,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._fragments = 0
         self._controls = 0  # since the last beat
         self._retire_ns = clients.retire_ns()
+        self._gate: Gate | None = None
         self._paused = False
         self._sent_code = 0  # of the close frame; when not 0, nothing more is sent or obeyed
         self._outbox = hub.attach(codec)
@@ -121,7 +125,12 @@ class Connection(asyncio.Protocol):
             self._on_continuation(event)
         elif opcode is Opcode.PING or opcode is Opcode.PONG:
             self._controls += 1
-            if self._controls > self.session.limits.controls_max:
+            if self._gate is not None and opcode is Opcode.PONG and event.data == gate.PONG:
+                self._controls -= 1  # one that we asked for
+                if self._gate.pong(self._clients.clock.now_ns()):
+                    self._gate = None
+                    self._allow_direct()
+            elif self._controls > self.session.limits.controls_max:
                 self._clients.limited("controls")
                 self.close(CloseCode.POLICY_VIOLATION, "too many pings")
 
@@ -193,19 +202,28 @@ class Connection(asyncio.Protocol):
         if outbox.close_code is not None:
             self.close(outbox.close_code, SLOW_REASON)
             return
-        while not (self._paused or self._sent_code):
+        if outbox.slow and outbox.behind and self._gate is None:
+            self._gate = Gate(self._clients.clock.now_ns())
+            outbox.socket = -1
+        while not (self._paused or self._sent_code or (self._gate is not None and self._gate.shut)):
             payload = self._payload()
             if not payload or self._transport.is_closing():
                 return
+            if self._gate is not None:
+                payload += gate.PING
+                self._gate.sent(self._clients.clock.now_ns())
             self._write(payload)
 
     def _payload(self) -> bytes:
-        hub = self._clients.hub
-        return hub.payload(self._outbox, hub.limits.frame_bytes_max)
+        hub, outbox = self._clients.hub, self._outbox
+        bytes_max = hub.limits.frame_bytes_max
+        if self._gate is not None and not outbox.kept:  # what may not be conflated must get through
+            bytes_max = gate.FRAME_BYTES_MAX
+        return hub.payload(outbox, bytes_max)
 
     def _allow_direct(self) -> None:
         """Let the flush loop write to the socket itself while the transport has nothing of ours, see `sending`."""
-        if not (self._paused or self._tls):
+        if not (self._paused or self._tls or self._gate is not None):
             self._outbox.socket = self._transport.get_extra_info("socket").fileno()
             self._outbox.gone = self._transport.is_closing
 

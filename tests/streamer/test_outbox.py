@@ -7,7 +7,7 @@ from streamer.limits import Limits
 from streamer.outbox import Lane, Offer, Outbox, Segment
 
 CODEC = CODECS["depthcast.v1.proto"]
-LIMITS = Limits(outbox_soft_bytes=100, outbox_hard_bytes=300, outbox_stall_ms=1_000)
+LIMITS = Limits(outbox_soft_bytes=100, outbox_soft_ms=500, outbox_hard_bytes=300, outbox_stall_ms=1_000)
 MS = 1_000_000
 
 
@@ -176,8 +176,19 @@ def test_trades_that_may_not_be_skipped_wait_for_the_hard_mark() -> None:
     assert bench.outbox.settle(2) is Offer.OVERFLOW
 
 
+def test_a_queue_that_waits_too_long_collapses_too_if_it_can() -> None:
+    bench = Bench(Channel.BOOK, Channel.RAW)
+    bench.offer(1)
+    assert bench.outbox.settle(1) is Offer.QUEUED
+    assert bench.outbox.settle(600 * MS) is Offer.QUEUED, "raw may not"
+    assert not bench.outbox.slow
+    bench.offer(0)
+    assert bench.outbox.settle(601 * MS) is Offer.CONFLATED
+    assert set(bench.outbox.behind) == {bench.lanes[0]}
+
+
 def test_time_without_progress_overflows_and_a_take_is_progress() -> None:
-    bench = Bench(Channel.BOOK)
+    bench = Bench(Channel.RAW)
     bench.offer(0, 10)
     bench.offer(0, 10)
     assert bench.outbox.settle(5 * MS) is Offer.QUEUED
