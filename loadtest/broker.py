@@ -89,6 +89,7 @@ class Broker:
     def __init__(self, topics: list[str], partitions: int) -> None:
         self._logs = {topic: [_Log() for _ in range(partitions)] for topic in topics}
         self._port = 0
+        self._server: asyncio.Server
         self._appended: asyncio.Event = asyncio.Event()
         self._answers: dict[int, Callable[[Any], Any]] = {
             18: self._versions,
@@ -99,7 +100,12 @@ class Broker:
     async def start(self, port: int) -> None:
         """Listen on a port of the loopback interface."""
         self._port = port
-        await asyncio.start_server(self._serve, "127.0.0.1", port, limit=1 << 22)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=1 << 22)
+
+    async def stop(self) -> None:
+        """When its consumers are gone."""
+        self._server.close()
+        await self._server.wait_closed()
 
     def append(self, topic: str, records: dict[int, list[tuple[bytes, bytes]]]) -> None:
         """Append (key, value) to each partition, as one batch each; whoever waits gets them."""
