@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from services.broker import EmbeddedBroker
+from tests.support import redis_server
 from tests.support.brokers import TestBroker
 from tests.support.kafka_server import RealBroker, missing
+from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +47,25 @@ def broker(request: pytest.FixtureRequest) -> TestBroker:
     """Both, one after the other."""
     found: TestBroker = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def redis_process() -> Iterator[RedisServer]:
+    """A real Redis, started once. Where there is none: skipped; in CI that is a failure."""
+    if reason := redis_server.missing():
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    server = RedisServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def redis(redis_process: RedisServer) -> RedisServer:
+    """The real Redis, empty."""
+    redis_process.tell("FLUSHALL")
+    return redis_process
