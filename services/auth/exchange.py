@@ -1,8 +1,8 @@
 """What one shows to get a token: an API key, or a token of one's own identity provider."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -10,12 +10,11 @@ from protos.messages import CloseCode
 from services.auth.api_keys import PREFIX, ApiKeys
 from services.auth.grants import CLAIM, Grant, GrantError, parse_grant
 from services.auth.jwks import JwksSource, KeysError
+from services.auth.setup import is_loopback
 from services.auth.tokens import TokenError, key_id, verify
 from services.config import Settings
 from services.errors import UserError
 from streamer.access import Refusal
-
-_log = logging.getLogger("depthcast.auth")
 
 
 class Unavailable(Exception):  # noqa: N818 - a state of the world, not a bug
@@ -45,6 +44,10 @@ class Exchange:
         self._keys = ApiKeys(settings.auth_api_keys_file)
         self._jwks = JwksSource(settings.auth_jwks) if settings.auth_jwks else None
         self._issuer, self._audience = settings.auth_jwks_issuer, settings.auth_jwks_audience
+        if settings.auth_jwks and not (self._issuer and self._audience):
+            raise UserError("DEPTHCAST_AUTH_JWKS needs DEPTHCAST_AUTH_JWKS_ISSUER and DEPTHCAST_AUTH_JWKS_AUDIENCE")
+        if settings.auth_jwks.startswith("http://") and not is_loopback(urlsplit(settings.auth_jwks).hostname or ""):
+            raise UserError("DEPTHCAST_AUTH_JWKS: keys are fetched over https")
         self._leeway_s = settings.auth_leeway_ms / 1e3
         self._default: Grant | None = None
         if settings.auth_jwks_grant:

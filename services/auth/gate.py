@@ -226,15 +226,6 @@ class Gate:
         for key in keys:
             self._condemned.extend(self._indexed.get(key, ()))
 
-    async def revoke(self, key: str, until_s: float) -> None:
-        """Revoke ``sub:SUBJECT`` or ``jti:TOKEN_ID`` on every streamer.
-
-        Raises:
-            StoreDown: Only this one knows of it.
-        """
-        self.revocations.learn({key: until_s})
-        await self.store.revoke({key: until_s})
-
     # ---- what runs beside them, for ever
 
     async def watch(self) -> None:

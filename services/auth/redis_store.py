@@ -5,6 +5,7 @@ slow, each answer takes microseconds and says so. No retry in the client, no cal
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -107,7 +108,7 @@ class RedisStore:
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.zadd(revoked, dict(entries))
             pipe.zremrangebyscore(revoked, "-inf", time.time() - REVOKED_KEPT_S)
-            pipe.incr(self._key("revoked-version"))
+            pipe.set(self._key("revoked-version"), secrets.token_hex(8))
             pipe.publish(self._key("revocations"), orjson.dumps(dict(entries)))
             await self._call(pipe.execute)
 
@@ -115,8 +116,8 @@ class RedisStore:
         found = await self._call(lambda: self._redis.zrange(self._key("revoked"), 0, -1, withscores=True))
         return {name: float(score) for name, score in found}
 
-    async def version(self) -> int:
-        return int(await self._call(lambda: self._redis.get(self._key("revoked-version"))) or 0)
+    async def version(self) -> str:
+        return await self._call(lambda: self._redis.get(self._key("revoked-version"))) or ""
 
     async def announcements(self) -> AsyncIterator[dict[str, float]]:
         async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:

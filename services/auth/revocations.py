@@ -44,7 +44,8 @@ class Revocations:
         self._failed = failed
         self._clock_s = clock_s
         self._until: dict[str, float] = {}
-        self._version = 0
+        self._unsaved: dict[str, float] = {}
+        self._version = ""
         self._in_step_s = time.monotonic()
         self._in_step = True
 
@@ -96,13 +97,27 @@ class Revocations:
 
     async def _compare(self) -> None:
         version = await self._store.version()
-        if version != self._version:
-            if version < self._version and self._until:  # emptied: other pods shall know what we know
-                await self._store.revoke(self._until)
-                version = await self._store.version()
-            self.learn(await self._store.revocations())
+        if version != self._version or self._unsaved or (self._until and not version):
+            theirs = await self._store.revocations()
+            self.learn({**theirs, **self._unsaved})
+            now_s = self._clock_s()
+            lost = {key: until_s for key, until_s in self._until.items() if until_s > now_s and key not in theirs}
+            if lost or self._unsaved:  # it was emptied, or away: others shall know what we know
+                await self._store.revoke({**lost, **self._unsaved})
+                self._unsaved.clear()
             self._version = version
         self._in_step_s = time.monotonic()
+
+    async def revoke(self, entries: Mapping[str, float]) -> None:
+        """Revoke, or permit again, here at once and everywhere else by the store.
+
+        Raises:
+            StoreDown: It is in force here; the others learn it when the store is back.
+        """
+        self.learn(entries)
+        self._unsaved.update(entries)
+        await self._store.revoke(self._unsaved)
+        self._unsaved.clear()
 
     def _say(self, in_step: bool, error: StoreDown | None = None) -> None:
         if in_step != self._in_step:

@@ -46,10 +46,9 @@ def revocations_route(gate: Gate) -> Route:
         if not revocation.names():
             return PlainTextResponse("say sub or jti\n", 422)
         try:
-            for key in revocation.names():
-                await gate.revoke(key, gate.now_s + revocation.seconds)
+            await gate.revocations.revoke(dict.fromkeys(revocation.names(), gate.now_s + revocation.seconds))
         except StoreDown:
-            return PlainTextResponse("only this streamer knows of it: Redis does not answer. Try again\n", 503)
+            return PlainTextResponse("in force here; the other streamers learn it when Redis is back\n", 503)
         return PlainTextResponse("done\n")
 
     return Route(PATH, revoke, methods=["POST"])

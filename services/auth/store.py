@@ -52,8 +52,8 @@ class Store(Protocol):
         """All that are known, as given to `revoke`."""
         ...
 
-    async def version(self) -> int:
-        """Grows with each `revoke`; 0: nothing is known, or everything was lost."""
+    async def version(self) -> str:
+        """Another with each `revoke`; "": nothing is known, or everything was lost."""
         ...
 
     def announcements(self) -> AsyncIterator[dict[str, float]]:
@@ -146,8 +146,8 @@ class MemoryStore:
     async def revocations(self) -> dict[str, float]:
         return dict(self._revoked)
 
-    async def version(self) -> int:
-        return self._version
+    async def version(self) -> str:
+        return str(self._version or "")
 
     async def announcements(self) -> AsyncIterator[dict[str, float]]:
         queue: asyncio.Queue[dict[str, float]] = asyncio.Queue()

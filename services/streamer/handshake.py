@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 from protos.codec import CODECS, Codec
 
 LOGGER = logging.getLogger("depthcast.websocket")
-LOGGER.setLevel(logging.WARNING)  # `websockets` logs two lines per connection at info
+LOGGER.setLevel(logging.WARNING)  # `websockets` logs each frame at debug, and a frame may hold a token
 
 PATH = "/v1/stream"
 OFFERS = ", ".join(CODECS)

@@ -41,13 +41,14 @@ class TestContract:
 
     async def test_revocations_are_listed_counted_and_announced(self, store: Store) -> None:
         before, until = await store.version(), time.time() + 60
+        assert before == ""
         announced = store.announcements()
         assert await anext(announced) == {}, "it listens"
         await store.revoke({"sub:a": until, "jti:b": until})
         assert await asyncio.wait_for(anext(announced), 5) == {"sub:a": until, "jti:b": until}
         await store.revoke({"sub:a": until - 60})
         assert await store.revocations() == {"sub:a": until - 60, "jti:b": until}
-        assert await store.version() > before
+        assert await store.version() != before
         await announced.aclose()  # type: ignore[attr-defined]
 
     async def test_the_last_place_is_given_away_once(self, store: Store) -> None:
@@ -145,7 +146,7 @@ async def test_after_the_pause_it_is_asked_again() -> None:
         redis.start()
         await asyncio.sleep(PAUSE_S + 0.1)
         await store.revoke({"sub:x": 1.0})
-        assert await store.version() == 1
+        assert await store.version()
     finally:
         await store.close()
         redis.close()
