@@ -88,12 +88,14 @@ class RedisStore:
             raise StoreDown("Redis failed a moment ago")
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await ask()
+                answer = await ask()
         except (RedisError, OSError, TimeoutError) as error:
             self._pause_until_s = time.monotonic() + PAUSE_S
             raise StoreDown(f"Redis: {type(error).__name__}") from error
         finally:
             self._latency.observe(time.monotonic() - started_s)
+            _notice_cancellation()
+        return answer
 
     async def put_ticket(self, ticket_hash: str, claims: str, ttl_s: float) -> None:
         key = self._key("ticket", ticket_hash)
@@ -169,6 +171,14 @@ class RedisStore:
     async def close(self) -> None:
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
+
+
+def _notice_cancellation() -> None:
+    """The client sends by `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes while it ends: a
+    streamer that stops would wait for ever."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _entries(data: object) -> dict[str, float]:

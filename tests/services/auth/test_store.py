@@ -171,3 +171,25 @@ async def test_what_is_no_announcement_says_nothing(redis: RedisServer) -> None:
         assert await asyncio.wait_for(anext(announced), 5) == {}
     await announced.aclose()  # type: ignore[attr-defined]
     await store.close()
+
+
+async def test_a_cancellation_is_never_lost(redis: RedisServer) -> None:
+    """Whenever it comes: a streamer that stops cancels what asks Redis at that moment."""
+    store = redis_store(redis, 5.0)
+
+    async def ask_for_ever() -> None:
+        while True:
+            await store.version()
+
+    await store.version()
+    for turns in range(200):
+        task = asyncio.create_task(ask_for_ever())
+        for _ in range(turns % 40):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0.001)
+        done, _ = await asyncio.wait([task], timeout=5)
+        if not done:
+            task.cancel()
+        assert done, f"lost when it came after {turns % 40} turns of the event loop"
+    await store.close()
