@@ -7,6 +7,7 @@ from functools import partial
 
 from services.auth.exchange import Exchange
 from services.auth.gate import Gate
+from services.auth.store import Store
 from services.config import Settings
 from services.metrics import Metrics
 from services.serving import Server, bind, listen, tls_options
@@ -27,13 +28,18 @@ NOTSENT_BYTES = 16 << 10
 class Endpoint:
     """From a hub to its clients.
 
+    Args:
+        store: What streamers share; None: as the settings say.
+
     Raises:
         UserError: The port is taken, the certificate cannot be used, or the settings of who gets in do not add up.
     """
 
-    def __init__(self, settings: Settings, hub: Hub, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, hub: Hub, metrics: Metrics, clock: Clock, store: Store | None = None
+    ) -> None:
         self.flusher = Flusher(hub, settings, metrics, clock)
-        self.gate = Gate(settings, metrics, clock)
+        self.gate = Gate(settings, metrics, clock, store)
         self.clients = Clients(hub, settings, metrics, clock, self.flusher.wake, self.gate)
         self._server = Server(
             create_api(hub, self.clients.why_not_ready, self.gate, Exchange(settings)),

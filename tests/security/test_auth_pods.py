@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -26,12 +26,15 @@ from protos.messages import (
     Unsubscribe,
 )
 from services.auth import sessions
+from services.auth.redis_store import RedisStore
 from services.auth.sessions import dump, load
 from services.auth.store import MemoryStore, StoreDown
+from services.config import Settings
+from services.metrics import Metrics
 from streamer.streams import StreamKey
 from tests.support.accounts import SUBSCRIBE, token
 from tests.support.endpoint import BTC, Client, Rig, running
-from tests.support.guests import asking, guest, http, show, ticket
+from tests.support.guests import asking, forgive, guest, http, show, ticket
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.security
@@ -39,6 +42,12 @@ SECOND = 1.0
 """What is promised for a revocation to be everywhere."""
 NOISE_S = 1.5
 """A busy machine with two cores may add this to anything."""
+
+
+@pytest.fixture(autouse=True)
+def _expected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    forgive(caplog, "revocations cannot be followed")
 
 
 @dataclass
@@ -60,15 +69,30 @@ async def own_redis(redis_process: RedisServer) -> AsyncIterator[RedisServer]:
     server.close()
 
 
+@asynccontextmanager
+async def two_pods(redis: RedisServer, timeout_s: float) -> AsyncIterator[Pods]:
+    async with AsyncExitStack() as stack:
+        rigs = []
+        for _ in range(2):
+            store = RedisStore(redis.url, "depthcast", timeout_s, Metrics())
+            rigs.append(await stack.enter_async_context(asking(store)))
+        for rig in rigs:
+            await until(lambda rig=rig: rig.endpoint.gate.presence._renewed_s > 0)  # type: ignore[misc]
+        yield Pods(*rigs, redis)
+
+
 @pytest.fixture
 async def pods(own_redis: RedisServer) -> AsyncIterator[Pods]:
-    async with AsyncExitStack() as stack:
-        rigs = [await stack.enter_async_context(asking(redis_url=own_redis.url)) for _ in range(2)]
-        for rig in rigs:
-            async with asyncio.timeout(20):
-                while rig.endpoint.gate.presence._renewed_s < 0:  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
-        yield Pods(*rigs, own_redis)
+    """They are patient: on a busy machine Redis is slow without a fault."""
+    async with two_pods(own_redis, 10.0) as both:
+        yield both
+
+
+@pytest.fixture
+async def hasty(own_redis: RedisServer) -> AsyncIterator[Pods]:
+    """As in production: nothing waits for Redis longer than the settings allow."""
+    async with two_pods(own_redis, Settings().redis_timeout_ms / 1e3) as both:
+        yield both
 
 
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -257,10 +281,21 @@ async def alive(rig: Rig, one: Client, seq: int) -> float:
     return time.monotonic() - started
 
 
+async def opens(rig: Rig, bought: str) -> bool:
+    """Whether a ticket is redeemed; 503 says that it cannot be, yet."""
+    try:
+        async with guest(rig, query=f"?ticket={bought}"):
+            return True
+    except InvalidStatus as refused:
+        if refused.response.status_code != 503:
+            raise
+        return False
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("fault", ["down", "slow"])
-async def test_without_redis_live_sockets_go_on_and_each_use_has_its_policy(pods: Pods, fault: str) -> None:
-    rig, redis = pods.one, pods.redis
+async def test_without_redis_live_sockets_go_on_and_each_use_has_its_policy(hasty: Pods, fault: str) -> None:
+    rig, redis = hasty.one, hasty.redis
     bought = await ticket(rig)
     session_id = await session_with_streams(rig, token("desk-1"))
     async with guest(rig, token("desk-1")) as live:
@@ -283,7 +318,7 @@ async def test_without_redis_live_sockets_go_on_and_each_use_has_its_policy(pods
                 assert (await web.post("/v1/ticket")).status_code == 503
             one_only = token("desk-3", connections_max=1)
             started = time.monotonic()
-            async with guest(rig, one_only) as fresh, guest(pods.two, one_only) as also:
+            async with guest(rig, one_only) as fresh, guest(hasty.two, one_only) as also:
                 assert time.monotonic() - started < 2 * (0.25 + NOISE_S), "a token needs no Redis"
                 await fresh.send(SUBSCRIBE)
                 assert await fresh.until(Subscribed)
@@ -307,24 +342,21 @@ async def test_without_redis_live_sockets_go_on_and_each_use_has_its_policy(pods
                 redis.start()
             else:
                 redis.go_on()
-        async with http(rig, token()) as web, asyncio.timeout(20):
-            while (answer := await web.post("/v1/ticket")).status_code == 503:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
-        await until(lambda: all(one.endpoint.gate.revocations.age_s() < 0.5 for one in (rig, pods.two)))
-        async with guest(pods.two, query=f"?ticket={answer.json()['ticket']}"):
-            pass
+        async with asyncio.timeout(20):
+            while not await opens(hasty.two, await ticket(rig)):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
         await alive(rig, live, rig.seq + 1)
 
 
 @pytest.mark.faults
-async def test_a_revocation_holds_here_when_redis_is_down_and_everywhere_when_it_is_back(pods: Pods) -> None:
+async def test_a_revocation_holds_here_when_redis_is_down_and_everywhere_when_it_is_back(hasty: Pods) -> None:
 
-    async with guest(pods.one, token("desk-1")) as here, guest(pods.two, token("desk-1")) as there:
-        pods.redis.stop()
+    async with guest(hasty.one, token("desk-1")) as here, guest(hasty.two, token("desk-1")) as there:
+        hasty.redis.stop()
         with pytest.raises(StoreDown):
-            await pods.one.endpoint.gate.revocations.revoke({"sub:desk-1": time.time() + 60})
+            await hasty.one.endpoint.gate.revocations.revoke({"sub:desk-1": time.time() + 60})
         assert (await here.end())[0] == CloseCode.FORBIDDEN
-        pods.redis.start()
+        hasty.redis.start()
         assert (await there.end())[0] == CloseCode.FORBIDDEN, "it was written when Redis was back"
 
 

@@ -20,6 +20,7 @@ from websockets.typing import Subprotocol
 
 from protos.codec import CODECS, Codec
 from protos.messages import BookUpdate, Command, Flag, MarketMessage, Scale, ServerMessage, Welcome
+from services.auth.store import Store
 from services.config import Settings
 from services.metrics import Metrics
 from services.streamer.app import limits_of
@@ -36,11 +37,11 @@ M = TypeVar("M", bound=ServerMessage)
 class Rig:
     """An endpoint with one instrument, and what a test wants of it."""
 
-    def __init__(self, **overrides: object) -> None:
+    def __init__(self, store: Store | None = None, **overrides: object) -> None:
         settings = Settings(http_port=0, **overrides)  # type: ignore[arg-type]
         self.metrics, self.clock = Metrics(), Clock()
         self.hub = Hub(limits_of(settings))
-        self.endpoint = Endpoint(settings, self.hub, self.metrics, self.clock)
+        self.endpoint = Endpoint(settings, self.hub, self.metrics, self.clock, store)
         self.raws: list[Raw] = []
         self.seq = 1
         self.apply(
@@ -75,10 +76,10 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(**overrides: object) -> AsyncIterator[Rig]:
-    rig = Rig(**overrides)
-    await rig.endpoint.start()
+async def running(store: Store | None = None, **overrides: object) -> AsyncIterator[Rig]:
+    rig = Rig(store, **overrides)
     try:
+        await rig.endpoint.start()
         yield rig
     finally:
         for raw in rig.raws:
