@@ -184,13 +184,14 @@ def watch(
     depth: Annotated[int, typer.Option(min=0, help="Levels of each side: 1, 10, 20, 50, 200 or 0 for all.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print messages, one JSON object per line.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Print the book and exit.")] = False,
+    token: Annotated[str, typer.Option(help="Token or API key to show; without it DEPTHCAST_TOKEN.")] = "",
 ) -> None:
     """Watch a live order book in the terminal."""
     from services.watch import run_watch
 
     settings = _start(libraries="CRITICAL")
     url = url or f"ws://{settings.http_host}:{settings.http_port}/v1/stream"
-    run(run_watch(url, instrument, depth, as_json, once))
+    run(run_watch(url, instrument, depth, as_json, once, token or settings.token.get_secret_value()))
 
 
 def speed_factor(text: str) -> float:

@@ -173,9 +173,7 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         "", description="Networks of proxies whose X-Forwarded-For is believed, separated by commas."
     )
-    token: SecretStr = Field(
-        SecretStr(""), description="Token or API key that `depthcast watch` and `dev` show to a streamer."
-    )
+    token: SecretStr = Field(SecretStr(""), description="Token or API key that `depthcast watch` shows to a streamer.")
 
     connections_max: Count = Field(
         20_000, description="Connections that one streamer accepts; the next gets 503 and a Retry-After."

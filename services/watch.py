@@ -44,12 +44,14 @@ from services.client.events import (
     Updated,
 )
 from services.client.subscription import Subscription
+from services.client.tokens import from_text
 from services.errors import UserError
 
 REFRESH_S = 0.1
 RATE_WINDOW_S = 5.0
 ONCE_TIMEOUT_S = 10.0
 BAR_CELLS = 18
+_SHOW = "show a token or an API key with --token or DEPTHCAST_TOKEN"
 _JSON = CODECS["depthcast.v1.json"]
 _STATE_STYLE = {
     StreamState.WAITING: "black on yellow",
@@ -59,13 +61,14 @@ _STATE_STYLE = {
 }
 
 
-async def run_watch(url: str, instrument: str, depth: int, json_lines: bool, once: bool) -> None:
+async def run_watch(url: str, instrument: str, depth: int, json_lines: bool, once: bool, token: str = "") -> None:
     """Show one instrument until interrupted, or print its book and return (``once``).
 
     Args:
         url: Of a streamer's endpoint.
         depth: Levels of each side shown; 0 is as many as there are.
         json_lines: Print messages, one JSON object per line, prices and sizes as decimal strings.
+        token: Token or API key; "" for a streamer that asks for none.
 
     Raises:
         UserError: No streamer answers there, there is no such instrument, or stdout is no terminal.
@@ -74,7 +77,7 @@ async def run_watch(url: str, instrument: str, depth: int, json_lines: bool, onc
     if not (json_lines or once or console.is_terminal):
         raise UserError("the ladder needs a terminal; add --json or --once to write to a file or a pipe")
     try:
-        async with connect(url) as client:
+        async with connect(url, token=from_text(token, url)) as client:
             book = await client.subscribe(instrument, Channel.BOOK, stream_depth(depth))
             if once:
                 await asyncio.wait_for(_until_live(client, book, url), ONCE_TIMEOUT_S)
@@ -86,7 +89,8 @@ async def run_watch(url: str, instrument: str, depth: int, json_lines: bool, onc
     except TimeoutError:
         raise UserError(f"{instrument} had no live book within {ONCE_TIMEOUT_S:.0f} s; is its feed running?") from None
     except TerminalError as error:
-        raise UserError(f"{error}; start one with `depthcast dev`, or say where it is with --url") from None
+        start = "start one with `depthcast dev`, or say where it is with --url"
+        raise UserError(f"{error}; {_SHOW if 'token' in str(error) else start}") from None
 
 
 def stream_depth(depth: int) -> int:
@@ -106,7 +110,8 @@ async def _check_refused(event: Event, url: str) -> None:
         wanted = event.subscription.instrument if event.subscription else ""
         if event.error.code is ErrorCode.UNKNOWN_INSTRUMENT:
             raise UserError(f"there is no instrument {wanted}; {await _existing(url, wanted)}")
-        raise UserError(f"the server refuses {wanted}: {event.error.message}")
+        hint = f"; {_SHOW}" if event.error.code is ErrorCode.FORBIDDEN else ""
+        raise UserError(f"the server refuses {wanted}: {event.error.message}{hint}")
 
 
 async def _existing(url: str, wanted: str) -> str:

@@ -24,17 +24,19 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from protos.codec import CODECS, Codec
-from protos.messages import Channel, CloseCode, SlowPolicy
+from protos.messages import Channel, CloseCode, NoticeCode, SlowPolicy
 from services.client.core import ClientCore
-from services.client.events import Disconnected, Event, FrameError, TerminalError
+from services.client.events import ClientError, Disconnected, Event, FrameError, Noticed, TerminalError
 from services.client.reconnect import Terminal
 from services.client.subscription import Subscription
+from services.client.tokens import TokenSource
 
 DEFAULT_CODEC = "depthcast.v1.proto"
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 """A full book of 100,000 levels a side in JSON is 5 MB; more than this is not a book."""
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
+TOKEN_TIMEOUT_S = 10.0
 _GRACE_S = 1.0
 """After our own pause (a debugger, a suspended laptop) bytes may wait in the kernel; look there before giving up."""
 
@@ -63,13 +65,16 @@ class _Connection(ClientConnection):
         super().data_received(data)
 
 
-def connect(url: str, *, codec: str | Codec = DEFAULT_CODEC, token: str = "", rng: Random | None = None) -> "Client":
+def connect(
+    url: str, *, codec: str | Codec = DEFAULT_CODEC, token: str | TokenSource = "", rng: Random | None = None
+) -> "Client":
     """A client for ``async with``.
 
     Args:
         url: Of the stream endpoint, as in ``ws://127.0.0.1:8080/v1/stream``.
         codec: Name of a subprotocol, or the codec itself.
-        token: Bearer token, sent as a header of the handshake.
+        token: Bearer token for the handshake; or a function that fetches one, which is called for each connection and
+            when the server says that the last one expires (`services.client.tokens`).
         rng: For the jitter of reconnects.
 
     Raises:
@@ -81,10 +86,10 @@ def connect(url: str, *, codec: str | Codec = DEFAULT_CODEC, token: str = "", rn
 class Client:
     """An async iterator of events that reconnects by itself. Made by `connect`."""
 
-    def __init__(self, url: str, codec: Codec, token: str, rng: Random) -> None:
+    def __init__(self, url: str, codec: Codec, token: str | TokenSource, rng: Random) -> None:
         self.url = url
         self.core = ClientCore(codec)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._token = token
         self._rng = rng
         self._socket: _Connection | None = None
         self._events: Iterator[Event] = iter(())
@@ -158,6 +163,8 @@ class Client:
             except FrameError as error:
                 event = await self._abandon(CloseCode.PROTOCOL_ERROR, str(error))
             if event is not None:
+                if isinstance(event, Noticed) and event.notice.code is NoticeCode.AUTH_EXPIRING:
+                    await self._renew()
                 return event
             if self._ended:
                 raise StopAsyncIteration
@@ -194,6 +201,22 @@ class Client:
         except ConnectionClosed:
             return  # the next read says why
 
+    async def _fetch_token(self) -> str:
+        if isinstance(self._token, str):
+            return self._token
+        async with asyncio.timeout(TOKEN_TIMEOUT_S):
+            return await self._token()
+
+    async def _renew(self) -> None:
+        """Show another token. Without one the server closes when the old one has expired, and we come back."""
+        if isinstance(self._token, str):
+            return
+        try:
+            self.core.auth(await self._fetch_token())
+        except (ClientError, OSError, TimeoutError):
+            return
+        await self._send()
+
     async def _abandon(self, code: CloseCode, why: str) -> Disconnected:
         """The connection is of no use: leave it without waiting for the other side's word."""
         socket, self._socket = self._socket, None
@@ -205,10 +228,17 @@ class Client:
         """Wait for the time of the next attempt, then connect."""
         await asyncio.sleep((self._attempt_at_ns - now_ns()) / 1e9)
         try:
+            token = await self._fetch_token()
+        except TerminalError as error:
+            self._ended = str(error)
+            raise
+        except (ClientError, OSError, TimeoutError) as error:
+            return self._lost(None, _reason(error))
+        try:
             socket = await ws_connect(
                 self.url,
                 subprotocols=[Subprotocol(self.core.codec.name)],
-                additional_headers=self._headers,
+                additional_headers={"Authorization": f"Bearer {token}"} if token else {},
                 compression=None,
                 create_connection=_Connection,
                 open_timeout=OPEN_TIMEOUT_S,
@@ -230,6 +260,8 @@ class Client:
         return None
 
     def _lost(self, code: int | None, why: str, *, status: int = 0, retry_after_ms: int = 0) -> Disconnected:
+        if code == CloseCode.UNAUTHORIZED and not isinstance(self._token, str):  # expired while nobody could renew it
+            code = None
         at_ns = now_ns()
         verdict = self.core.closed(code, at_ns, self._rng, status=status, retry_after_ms=retry_after_ms)
         if isinstance(verdict, Terminal):

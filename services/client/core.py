@@ -14,6 +14,7 @@ from random import Random
 
 from protos.codec import Codec, CodecError
 from protos.messages import (
+    Auth,
     BookUpdate,
     Channel,
     Command,
@@ -105,6 +106,11 @@ class ClientCore:
         if self._up:
             self._pings[self._command_id()] = now_ns
             self._outgoing.append(Ping(self._last_id))
+
+    def auth(self, token: str) -> None:
+        """Show a token; the server answers only to say that it is wrong: `Refused` without a subscription."""
+        if self._up:
+            self._outgoing.append(Auth(self._command_id(), token))
 
     def commands(self) -> list[bytes]:
         """What must be sent now, one WebSocket message each."""

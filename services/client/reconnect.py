@@ -70,7 +70,8 @@ class Backoff:
         """The handshake got an HTTP status instead of 101 (RFC 6455 section 4.1)."""
         self._opened_ns = None
         if 400 <= status < 500 and status not in (408, 425, 429):
-            return Terminal(f"the server refuses the connection with HTTP {status}")
+            why = {401: "the token is missing or wrong", 403: "the token does not allow this"}.get(status)
+            return Terminal(f"{why or 'the server refuses the connection'} (HTTP {status})")
         return Reconnect(self._delay_ms(retry_after_ms, rng), f"the server answers HTTP {status}")
 
     def _delay_ms(self, retry_after_ms: int, rng: Random) -> int:
