@@ -26,6 +26,7 @@ from services.config import Settings
 from services.metrics import Metrics
 from services.streamer.clock import Clock
 from streamer.access import NEVER_NS, Access, Refusal
+from streamer.bucket import Bucket
 from streamer.session import Session, State
 
 TURN_S = 0.1
@@ -33,6 +34,9 @@ TURN_S = 0.1
 SLICE = 200
 """Connections closed in one turn of the event loop."""
 TICKET_S = 30.0
+TICKETS_PER_S, TICKETS_BURST = 10, 100
+"""Of one subject: tickets that nobody uses fill the store."""
+RATES_MAX = 10_000
 _OUTCOMES = {CloseCode.UNAUTHORIZED: "unauthorized", CloseCode.FORBIDDEN: "forbidden", CloseCode.TOO_MANY: "too_many"}
 
 T = TypeVar("T")
@@ -91,6 +95,7 @@ class Gate:
         self._entry = itertools.count()
         self._indexed: dict[str, dict[Guest, None]] = {}  # what can be revoked -> its connections
         self._condemned: list[Guest] = []
+        self._ticket_rates: dict[str, Bucket] = {}
         metrics.revocations.read = lambda: len(self.revocations)
         metrics.revocations_age.read = self.revocations.age_s
 
@@ -129,10 +134,17 @@ class Gate:
         verdict = self.check(token, self._clock.now_ns())
         if isinstance(verdict, Refusal):
             return verdict
+        if not self._ticket_rate(verdict.subject).take(self._clock.now_ns()):
+            return Refusal(CloseCode.TOO_MANY, f"at most {TICKETS_PER_S} tickets a second")
         ticket = secrets.token_urlsafe(32)
         await self._tickets(self.store.put_ticket(_hash(ticket), orjson.dumps(claims).decode(), TICKET_S))
         self.metrics.tickets_issued.inc()
         return ticket
+
+    def _ticket_rate(self, subject: str) -> Bucket:
+        if len(self._ticket_rates) >= RATES_MAX:
+            self._ticket_rates.clear()
+        return self._ticket_rates.setdefault(subject, Bucket(TICKETS_BURST, 1_000_000_000 // TICKETS_PER_S))
 
     async def redeem(self, ticket: str) -> Access | Refusal:
         """What a ticket grants; the second who shows it gets nothing.

@@ -63,6 +63,8 @@ class RedisStore:
         timeout_s: Of every call.
     """
 
+    shared = True
+
     def __init__(self, url: str, prefix: str, timeout_s: float, metrics: Metrics) -> None:
         pool = BlockingConnectionPool.from_url(
             url,

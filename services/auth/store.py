@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 ENTRIES_MAX = 100_000
+CHARACTERS_MAX = 64 << 20
 """Of each kind, in memory. Beyond it the oldest go."""
 
 
@@ -31,6 +32,9 @@ class Claimed(NamedTuple):
 
 class Store(Protocol):
     """All of it raises `StoreDown`."""
+
+    shared: bool
+    """Whether it outlives this process: then what a live session has is worth keeping there."""
 
     async def put_ticket(self, ticket_hash: str, claims: str, ttl_s: float) -> None:
         """Keep what a ticket stands for."""
@@ -91,23 +95,32 @@ class Expiring:
         clock_s: Seconds that never go back.
     """
 
-    def __init__(self, clock_s: Callable[[], float], entries_max: int = ENTRIES_MAX) -> None:
+    def __init__(
+        self, clock_s: Callable[[], float], entries_max: int = ENTRIES_MAX, characters_max: int = CHARACTERS_MAX
+    ) -> None:
         self._clock_s = clock_s
-        self._entries_max = entries_max
+        self._entries_max, self._characters_max = entries_max, characters_max
         self._entries: dict[str, tuple[float, str]] = {}
+        self._characters = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def put(self, key: str, value: str, ttl_s: float) -> None:
-        self._entries.pop(key, None)
+        self._remove(key)
         now_s = self._clock_s()
         while self._entries:
             oldest = next(iter(self._entries))
-            if self._entries[oldest][0] > now_s and len(self._entries) < self._entries_max:
+            room = len(self._entries) < self._entries_max and self._characters + len(value) <= self._characters_max
+            if room and self._entries[oldest][0] > now_s:
                 break
-            del self._entries[oldest]
+            self._remove(oldest)
         self._entries[key] = (now_s + ttl_s, value)
+        self._characters += len(value)
+
+    def _remove(self, key: str) -> None:
+        _, value = self._entries.pop(key, (0.0, ""))
+        self._characters -= len(value)
 
     def get(self, key: str) -> str | None:
         until_s, value = self._entries.get(key, (float("-inf"), ""))
@@ -115,12 +128,14 @@ class Expiring:
 
     def take(self, key: str) -> str | None:
         value = self.get(key)
-        self._entries.pop(key, None)
+        self._remove(key)
         return value
 
 
 class MemoryStore:
     """The store of a streamer that is alone."""
+
+    shared = False
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic, entries_max: int = ENTRIES_MAX) -> None:
         self._tickets = Expiring(clock_s, entries_max)

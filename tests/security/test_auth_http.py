@@ -269,6 +269,17 @@ async def test_a_ticket_needs_a_token_of_ours() -> None:
         assert answer.headers["cache-control"] == "no-store"
 
 
+async def test_tickets_have_a_rate() -> None:
+    async with asking() as rig:
+        verdicts = [await rig.endpoint.gate.ticket_for(token("desk-1")) for _ in range(300)]
+        given = sum(isinstance(one, str) for one in verdicts)
+        assert 100 <= given < 300
+        assert isinstance(await rig.endpoint.gate.ticket_for(token("desk-2")), str)
+        async with http(rig, token("desk-1")) as web:
+            answers = {(await web.post("/v1/ticket")).status_code for _ in range(5)}
+        assert 429 in answers
+
+
 async def test_without_authentication_there_is_nothing_to_buy() -> None:
     async with running() as rig, http(rig, "dck_x") as web:
         for path in ("/v1/token", "/v1/ticket"):

@@ -260,12 +260,26 @@ def test_what_is_kept_of_a_session_is_read_again_and_rubbish_is_nothing() -> Non
 async def test_sessions_are_renewed_while_they_live(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "RENEW_S", 0.0)
     store, texts = MemoryStore(), ["first", "second"]
+    store.shared = True
     kept = sessions.Sessions(store, lambda: None)
     kept.changed("s", lambda: texts[0])
     await kept.share()
     del texts[0]
     await kept.share()
     assert await store.load_session("s") == "second"
+
+
+async def test_alone_a_streamer_keeps_nothing_twice() -> None:
+    store, wanted = MemoryStore(), dump("desk-1", [(StreamKey(BTC, Channel.BBO), SlowPolicy.CLOSE)])
+    kept = sessions.Sessions(store, lambda: None)
+    kept.changed("s", lambda: wanted)
+    await kept.share()
+    assert await store.load_session("s") is None, "the session itself still has it"
+    assert await kept.find("s") == load(wanted)
+    kept.ended("s")
+    assert await kept.find("s") == load(wanted)
+    await kept.share()
+    assert await store.load_session("s") == wanted
 
 
 # ---- Redis down, slow, emptied

@@ -88,6 +88,17 @@ def test_memory_is_bounded_and_forgets_what_has_ended() -> None:
     assert len(entries) == 1
 
 
+def test_memory_is_bounded_in_characters_too() -> None:
+    entries = Expiring(lambda: 0.0, characters_max=100)
+    for i in range(10):
+        entries.put(f"k{i}", "x" * 30, 10)
+        entries.put(f"k{i}", "y" * 30, 10)
+    assert len(entries) == 3
+    entries.take("k9")
+    entries.put("large", "z" * 70, 10)
+    assert [entries.get(key) is not None for key in ("k7", "k8", "large")] == [False, True, True]
+
+
 # ---- a Redis that does not do its part
 
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
