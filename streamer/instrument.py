@@ -88,8 +88,8 @@ class Instrument:
         if state.book is not None:
             state.book.flags |= Flag.SNAPSHOT
             state.book.prev_seq = 0
-            if self.market.link_book(state.book) is Link.START:
-                self._apply_book(state.book)
+            if self.market.link_book(state.book) is Link.START or self._proves(state.book):
+                self._apply_book(state.book, Link.START)
         for message in (state.trades, state.bbo, state.status):
             if message is None:
                 continue
@@ -103,6 +103,12 @@ class Instrument:
                 self._load_trades(message)
             else:
                 self._apply_other(message, Link.BROKEN if same_epoch else Link.START)
+
+    def _proves(self, book: BookUpdate) -> bool:
+        """Nothing of it was lost: of a gapped instrument, the state beyond the gap is where we are."""
+        market = self.market
+        is_here = (book.epoch, book.seq) == (market.book.epoch, market.book.seq)
+        return market.gapped and is_here and not book.flags & Flag.GAPPED
 
     def _load_trades(self, update: TradesUpdate) -> None:
         """The last trades before a position: history for joiners, a hole for who listens."""
@@ -148,9 +154,9 @@ class Instrument:
                 self._statuses.pass_on(message, link)
             self._follow(message)
 
-    def _apply_book(self, update: BookUpdate) -> bool:
+    def _apply_book(self, update: BookUpdate, link: Link | None = None) -> bool:
         market = self.market
-        link = market.link_book(update)
+        link = link or market.link_book(update)
         if not self._is_news(link):
             return False
         if link is Link.BROKEN:

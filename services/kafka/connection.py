@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import (
     AuthenticationFailedError,
     KafkaConnectionError,
@@ -36,6 +37,20 @@ _REFUSALS = (AuthenticationFailedError, SaslAuthenticationFailed, UnsupportedSas
 _RETRY_CONNECT_S = 0.25
 _LOG_INTERVAL_S = 10.0
 _log = logging.getLogger("depthcast.kafka")
+_send = AIOKafkaConnection.send
+
+
+def _send_or_close(connection: Any, request: Any, expect_response: bool = True) -> Any:  # noqa: ANN401
+    """uvloop raises RuntimeError for a connection that was just reset, where asyncio does nothing. aiokafka does not
+    expect it: its fetcher or its sender ends, and the consumer or producer hangs for ever."""
+    try:
+        return _send(connection, request, expect_response)
+    except RuntimeError as error:
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(str(error)) from error
+
+
+AIOKafkaConnection.send = _send_or_close
 
 
 class _OneLine(logging.Handler):

@@ -1,6 +1,7 @@
 """What the hub promises, one scenario each; the random ones are in test_hub_model.py."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -341,6 +342,26 @@ def test_load_over_a_running_hub_takes_only_what_is_newer_and_tells(world: World
     (trade,) = world.read(outbox)
     assert trade.prev_seq == skipped.to_seq  # type: ignore[union-attr]
     assert world.hub.instruments() == [NAME]
+
+
+def test_a_state_beyond_a_gap_at_our_own_position_ends_the_gap(world: World) -> None:
+    world.apply(world.maker.snapshot(), world.maker.status(BookState.SYNCED))
+    outbox = world.join(BOOK)
+    world.hub.gap(NAME, Reason.OFFSETS_LOST, 1)
+    world.read(outbox)
+    saved = world.hub.book(NAME)
+    assert saved is not None
+    bids, asks = saved.top(0)
+    state = BookUpdate(0, saved.epoch, saved.seq, 0, Flag.SNAPSHOT | Flag.GAPPED, bids=bids[::-1], asks=asks)
+    state.scale = saved.scale
+    world.hub.load(NAME, InstrumentState(1, replace(state)))
+    assert world.hub.status(NAME).state is BookState.GAPPED  # type: ignore[union-attr]
+    state.flags = Flag.SNAPSHOT
+    world.hub.load(NAME, InstrumentState(1, replace(state)))
+    assert world.hub.status(NAME).state is BookState.SYNCED  # type: ignore[union-attr]
+    assert sorted(kinds(world.read(outbox))) == ["BookUpdate", "RECOVERED 1"]
+    world.apply(world.maker.delta())
+    assert kinds(world.read(outbox)) == ["BookUpdate"]
 
 
 def test_load_of_nothing_is_nothing(world: World) -> None:
