@@ -91,21 +91,32 @@ async def test_a_log_that_nobody_reads_stops_nothing(kafka_server: RealBroker, c
     os.close(write_end)
 
 
-@pytest.mark.parametrize("command", ["ingest", "streamer"])
-async def test_a_full_disk_stops_nothing(kafka_server: RealBroker, command: str) -> None:
-    """/dev/full fails each write with ENOSPC. We write nothing but the log: there is no other file to fill."""
+def files_written(pid: int) -> list[str]:
+    """Regular files that a process has open for writing (proc(5), fdinfo)."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        flags = int(Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text().split("flags:")[1].split()[0], 8)
+        if flags & os.O_ACCMODE != os.O_RDONLY and entry.is_file():
+            found.append(str(entry.readlink()))
+    return found
+
+
+async def test_a_full_disk_stops_nothing(kafka_server: RealBroker) -> None:
+    """/dev/full fails each write with ENOSPC. Nothing but the log is written: a read-only root will do."""
     full = os.open("/dev/full", os.O_WRONLY)
     async with scene(kafka_server.bootstrap) as it:
-        if command == "ingest":
-            assert await it.stack.ingest.stop() == 0
-        async with logging_to(it, command, full) as child:
-            await child.ready()
+        assert await it.stack.ingest.stop() == 0
+        async with logging_to(it, "ingest", full) as ingest, logging_to(it, "streamer", full) as streamer:
+            await asyncio.gather(ingest.ready(), streamer.ready())
             it.feed.flow()
             await updates(it)
-            assert (await child.metrics())["depthcast_log_lines_lost_total"] > 0
+            for child in (ingest, streamer):
+                assert (await child.metrics())["depthcast_log_lines_lost_total"] > 0
+                assert child.process is not None
+                assert files_written(child.process.pid) == []
             await it.feed.stop()
             await it.invariants.hold()
-            assert await child.stop() == 0
+            assert [await ingest.stop(), await streamer.stop()] == [0, 0]
     os.close(full)
 
 
