@@ -21,12 +21,14 @@ from tests.support.scenario import Truth, Wanted, Watcher, until
 
 LONG = bool(os.environ.get("FAULTS_LONG"))
 CLIENTS = 2_000 if LONG else 200
-HANDSHAKES_PER_S = CLIENTS // 4
+HANDSHAKES_PER_S = 200 if LONG else 50
 """Fewer than come at once when a streamer is killed: the gate sends some away, to come back later."""
 INTERVAL_MS = 1_000 if LONG else 250
 WATCHERS = 10
 """Clients of this process, whose latency is measured. That all are on the streamer that ends: once in a thousand."""
 BACK_S = 15.0
+ALL_BACK_S = 90.0
+"""The last ones were sent away several times, and wait for up to half a minute."""
 DRAIN_MS = 3_000
 SETTLED_S = 4.0
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -89,10 +91,10 @@ async def test_clients_of_a_killed_streamer_resume_on_another(kafka_server: Real
             async def all_back() -> bool:
                 return await connected(other) >= everybody
 
-            await until(all_back, "everybody on the other")
+            await until(all_back, "everybody on the other", ALL_BACK_S)
             await asyncio.sleep(SETTLED_S)
             undisturbed = [watcher for watcher in watchers if not watcher.lost]
-            refused = (await other.metrics())["depthcast_handshakes_total{outcome=503}"]
+            refused = (await other.metrics()).get("depthcast_handshakes_total{outcome=503}", 0)
             check_latency(began, killed, time.monotonic(), *undisturbed)
             members = await finish(it, crowd)
         finally:
@@ -101,7 +103,9 @@ async def test_clients_of_a_killed_streamer_resume_on_another(kafka_server: Real
     hit = [member for member in members if member.lost]
     assert len(hit) > CLIENTS // 4
     assert refused > 0, "the gate was needed"
+    print(f"{len(hit)} clients of {CLIENTS} were hit, {refused:.0f} attempts refused")
     back = sorted(member.started[-1] - killed for member in hit)
+    print(f"back: half in {back[len(back) // 2]:.2f} s, 95 % in {back[len(back) * 95 // 100]:.2f} s")
     assert back[len(back) * 95 // 100] < BACK_S
     assert all(resumed for member in hit for resumed in member.resumed[1:]), "nobody needed a snapshot"
     delays = [member.lost[0][2] for member in hit]
@@ -138,7 +142,7 @@ async def test_a_streamer_that_is_told_to_stop_sends_its_clients_away_in_waves(k
             async def all_back() -> bool:
                 return await connected(other) >= CLIENTS + 1
 
-            await until(all_back, "everybody on the other")
+            await until(all_back, "everybody on the other", ALL_BACK_S)
             members = await finish(it, crowd)
         finally:
             await crowd.stop()
