@@ -43,7 +43,7 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/protos/test_generated.py
 
-bench: .venv/.dev
+bench: compile
 	$(BIN)/python -m tests.benchmarks
 
 proto: .venv/.dev

@@ -5,6 +5,7 @@ Nothing else should run meanwhile. Exit code 1 if a figure is not what it must b
 
 import importlib
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -39,13 +40,15 @@ def main(names: list[str]) -> int:
         sections[name] = importlib.import_module(f"tests.benchmarks.{name}").measure()
         for row in sections[name]:
             print(f"  {'ok ' if row.good else 'BAD'} {row.what}: {row.figure} ({row.must})", flush=True)
-    if not names:
-        DOCUMENT.write_text(document(sections))
+    DOCUMENT.write_text(document(DOCUMENT.read_text(), sections))
     return 0 if all(row.good for rows in sections.values() for row in rows) else 1
 
 
-def document(sections: dict[str, list[Row]]) -> str:
-    """docs/benchmarks.md."""
+def document(before: str, sections: dict[str, list[Row]]) -> str:
+    """docs/benchmarks.md with these sections anew; the others stay as they are."""
+    kept = dict(
+        re.findall(r"^## `python -m tests.benchmarks (\w+)`\n(.*?)(?=^## |\Z)", before, re.MULTILINE | re.DOTALL)
+    )
     lines = [
         "# Benchmarks",
         "",
@@ -53,11 +56,14 @@ def document(sections: dict[str, list[Row]]) -> str:
         "are noisy; short runs are medians of three.",
         "",
     ]
-    for name, rows in sections.items():
-        module = importlib.import_module(f"tests.benchmarks.{name}")
-        lines += [f"## `python -m tests.benchmarks {name}`", "", (module.__doc__ or "").strip(), ""]
-        lines += ["| what | figure | must be |", "|---|---|---|"]
-        lines += [f"| {row.what.strip()} | {row.figure} | {row.must} |" for row in rows]
+    for name in NAMES:
+        rows, module = sections.get(name), importlib.import_module(f"tests.benchmarks.{name}")
+        lines.append(f"## `python -m tests.benchmarks {name}`")
+        if rows is None:
+            lines.append(kept.get(name, "\nNot measured yet.\n").rstrip("\n"))
+        else:
+            lines += ["", (module.__doc__ or "").strip(), "", "| what | figure | must be |", "|---|---|---|"]
+            lines += [f"| {row.what.strip()} | {row.figure} | {row.must} |" for row in rows]
         lines.append("")
     return "\n".join(lines)
 

@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.kafka_server import RealBroker
 
 CAPTURES = Path(os.environ.get("DEPTHCAST_CAPTURES", Path(__file__).parents[3] / "shared" / "data"))
+ROOT = Path(__file__).parents[2]
+BUILDS = {"pure Python": ROOT, "compiled": ROOT / "build" / "compiled"}
+"""Where each build runs: Python takes the packages of the working directory. `make compile` makes the second."""
 SERVER_CORE, OTHER_CORE = {0}, {max(os.sched_getaffinity(0))}
 
 
@@ -20,6 +23,15 @@ class Row:
     figure: str
     must: str
     good: bool
+
+
+@contextmanager
+def build(name: str) -> Iterator[None]:
+    """Child processes run this one of BUILDS."""
+    if not BUILDS[name].is_dir():
+        raise RuntimeError(f"there is no {name} build: run `make compile`")
+    with chdir(BUILDS[name]):
+        yield
 
 
 @contextmanager
