@@ -7,6 +7,8 @@ from zlib import crc32
 from protos.messages import BookUpdate, Flag, Levels, Scale
 
 DIGEST_DEPTH = 25
+_SNAPSHOT = Flag.SNAPSHOT.value
+"""A plain integer: `&` with a member makes a new member of the enum, 1.5 us for every update."""
 
 
 class InvariantError(Exception):
@@ -62,7 +64,7 @@ class Book:
 
     def apply(self, update: BookUpdate) -> None:
         """Apply a snapshot (replaces) or a delta (absolute sizes). The caller has checked the chain."""
-        if update.flags & Flag.SNAPSHOT:
+        if update.flags & _SNAPSHOT:
             self.bids.replace(update.bids)
             self.asks.replace(update.asks)
         else:

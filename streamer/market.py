@@ -8,6 +8,9 @@ from protos.messages import BookState, BookUpdate, Flag, QuoteUpdate, Reason, Sc
 from streamer.limits import Limits
 from streamer.since import Ring
 
+_SNAPSHOT = Flag.SNAPSHOT.value
+"""A plain integer, as in `protos.book`."""
+
 
 class Link(Enum):
     """How an update stands to the chain read so far."""
@@ -103,7 +106,7 @@ class Market:
             return Link.OLD_EPOCH
         if update.epoch == book.epoch and update.seq <= book.seq:
             return Link.DUPLICATE
-        if update.flags & Flag.SNAPSHOT:
+        if update.flags & _SNAPSHOT:
             return Link.START
         if update.epoch == book.epoch and update.prev_seq == book.seq and not self.gapped:
             return Link.NEXT
@@ -114,7 +117,7 @@ class Market:
         self.book.apply(update)
         self.ts_event_ns = update.ts_event_ns
         self.ts_received_ns = update.ts_received_ns
-        if update.flags & Flag.SNAPSHOT:
+        if update.flags & _SNAPSHOT:
             self.ring.reset(update.epoch, update.seq)
             self.venue_depth = update.venue_depth
         else:
