@@ -8,7 +8,7 @@ from protos.messages import BookUpdate, Flag, Levels, Scale
 
 DIGEST_DEPTH = 25
 _SNAPSHOT = Flag.SNAPSHOT.value
-"""A plain integer: `&` with a member makes a new member of the enum, 1.5 us for every update."""
+"""A plain integer: `&` with a member makes a new member of the enum, for every update."""
 
 
 class InvariantError(Exception):
