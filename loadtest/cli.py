@@ -20,6 +20,10 @@ Rate = Annotated[float, typer.Option(min=1, max=1e6, help="Updates published per
 Seconds = Annotated[float, typer.Option(min=0.5, max=86_400, help="Length of the measured run.")]
 PerS = Annotated[float, typer.Option(min=0.01, max=10_000, help="Connections replaced per second.")]
 Url = Annotated[str, typer.Option(help="A server that is already running, as in ws://127.0.0.1:8080/v1/stream.")]
+CertFile = Annotated[
+    Path | None, typer.Option("--ssl-certfile", help="PEM file: the server that is started serves over TLS.")
+]
+KeyFile = Annotated[Path | None, typer.Option("--ssl-keyfile", help="PEM file with the key of --ssl-certfile.")]
 CaFile = Annotated[Path | None, typer.Option(help="With --url wss://...: PEM file with the authority to trust.")]
 Kafka = Annotated[
     str,
@@ -64,6 +68,8 @@ def fanout(
     feed_port: Feed = 0,
     pid: Pid = 0,
     admin_port: AdminPort = 0,
+    ssl_certfile: CertFile = None,
+    ssl_keyfile: KeyFile = None,
     json_file: JsonFile = None,
     report: Report = None,
 ) -> None:
@@ -73,7 +79,8 @@ def fanout(
     from loadtest.search import compare_highest
 
     load = Load(clients, instruments, per_client, rate or (1_000 if mix else 5_000), seconds)
-    server = _server(url, kafka, topic_prefix, feed_port, pid, admin_port, ca_file)
+    certificate = _certificate(ssl_certfile, ssl_keyfile)
+    server = _server(url, kafka, topic_prefix, feed_port, pid, admin_port, ca_file, certificate)
     if mix:
         if reference or feed_port or p99_max_ms or (url and kafka):
             _fail("--mix takes none of --reference, --feed-port, --p99-max-ms; with --url also no --kafka")
@@ -94,13 +101,16 @@ def connect(
     topic_prefix: Prefix = "depthcast",
     pid: Pid = 0,
     admin_port: AdminPort = 0,
+    ssl_certfile: CertFile = None,
+    ssl_keyfile: KeyFile = None,
     json_file: JsonFile = None,
     report: Report = None,
 ) -> None:
     """Idle connections: memory of each, and how many come per second."""
     from loadtest.connect import measure_connections
 
-    server = _server(url, kafka, topic_prefix, 0, pid, admin_port, ca_file)
+    certificate = _certificate(ssl_certfile, ssl_keyfile)
+    server = _server(url, kafka, topic_prefix, 0, pid, admin_port, ca_file, certificate)
     _finish(_run(measure_connections(server, clients, instruments, per_client)), json_file, report)
 
 
@@ -212,11 +222,29 @@ def storm(
     _finish(_run(measure_storm(server, load)), json_file, report)
 
 
-def _server(url: str, kafka: str, prefix: str, feed_port: int, pid: int, admin_port: int, ca_file: Path | None) -> Any:  # noqa: ANN401
+def _certificate(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    if certificate is None:
+        return None
+    for file in (certificate, key or certificate):
+        if not file.is_file():
+            _fail(f"there is no file {file}")
+    return certificate, key or certificate
+
+
+def _server(
+    url: str,
+    kafka: str,
+    prefix: str,
+    feed_port: int,
+    pid: int,
+    admin_port: int,
+    ca_file: Path | None,
+    certificate: tuple[Path, Path] | None = None,
+) -> Any:  # noqa: ANN401
     from loadtest.servers import Depthcast, Running
 
     if not url:
-        return Depthcast(kafka)
+        return Depthcast(kafka, certificate=certificate)
     if kafka and feed_port:
         _fail("--kafka is where a depthcast reads, --feed-port where another peer is fed: give one of them")
     feed: dict[str, Any] = {"feed": feed_port} if feed_port else {}

@@ -48,10 +48,12 @@ class Depthcast:
     Args:
         kafka: ``host:port`` of a real Kafka; "" takes the publisher's broker.
         environment: DEPTHCAST_* settings of the streamer.
+        certificate: PEM files of a certificate and its key, to serve over TLS.
     """
 
     kafka: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    certificate: tuple[Path, Path] | None = None
     streamer: Child | None = None
     publisher: "Publisher | None" = None
 
@@ -64,6 +66,7 @@ class Depthcast:
         environment = {
             **OPEN,
             **self.environment,
+            **self._tls_settings(),
             "DEPTHCAST_TOPIC_PREFIX": prefix,
             "DEPTHCAST_PARTITIONS": str(PARTITIONS),
             "DEPTHCAST_KAFKA_BOOTSTRAP": bootstrap,
@@ -83,9 +86,18 @@ class Depthcast:
         await self.streamer.start()
         known = names(instruments)
         target = Target("depthcast", "127.0.0.1", port, "/v1/stream", True, known, self.streamer.pid, admin_port)
+        if self.certificate is not None:
+            target.tls = trusting(self.certificate[0])
+            target.tls.check_hostname = False  # it is our own process, whatever its certificate is called
         await ready(self.streamer, admin_port)
         await target.knows(instruments)
         return target, self.publisher
+
+    def _tls_settings(self) -> dict[str, str]:
+        if self.certificate is None:
+            return {}
+        certificate, key = (str(file.absolute()) for file in self.certificate)
+        return {"DEPTHCAST_SSL_CERTFILE": certificate, "DEPTHCAST_SSL_KEYFILE": key}
 
     async def _create_topics(self, logs: Path, environment: Mapping[str, str]) -> None:
         command = python("-m", "services", "topics", "create")

@@ -114,9 +114,11 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
         LoadTestError: The file is not there, or is none.
     """
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        tls = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise LoadTestError(f"--ca-file {ca_file}: {error.strerror or error}") from None
+        raise LoadTestError(f"{ca_file}: {error.strerror or error}; give a PEM file") from None
+    tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own certificate may be given, too
+    return tls
 
 
 class Live:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import streamer.hub
 from loadtest.fanout import Load, compare
 from loadtest.processes import cores, raise_descriptor_limit
 from loadtest.servers import Depthcast
+from services.build import COMPILED
 from tests.benchmarks.common import Row, pinned
 
-COMPILED = not streamer.hub.__file__.endswith(".py")
 RUNS, SECONDS = 3, 4
 
 

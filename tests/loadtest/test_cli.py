@@ -220,3 +220,17 @@ async def test_a_peer_is_measured_over_tls_when_its_authority_is_trusted(tmp_pat
             assert result["connects_per_s"] > 0
             with pytest.raises(LoadTestError, match="--ca-file"):
                 await measure_connections(Running(url, options), 5, 4, 1)
+
+
+async def test_a_streamer_of_ours_is_measured_over_tls(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    issued = trustme.CA().issue_cert("depthcast.example")
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    issued.private_key_pem.write_to_path(str(key))
+    result = tmp_path / "result.json"
+    options = ("fanout", *RATED, "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key), "--json", str(result))
+    code, _, err = await run(*options)
+    assert (code, err) == (0, "")
+    found = json.loads(result.read_text())
+    assert (found["lost"], found["closed"], found["checks"]["broken_chains"]) == (0, {}, 0)
+    assert found["deliveries_per_s"] > 0
