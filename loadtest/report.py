@@ -46,19 +46,37 @@ def as_table(result: dict[str, Any]) -> str:
 
 
 def write_report(result: dict[str, Any], file: Path) -> None:
-    """Markdown at ``file``, the plot of latencies beside it."""
+    """Markdown at ``file``, its plots beside it."""
     columns = [result, *result.get("references", {}).values()]
     header = ["", *(str(column.get("server", "")) for column in columns)]
     lines = [f"# depthcast loadtest {result['scenario']}", ""]
     if "load" in result:
         lines += [", ".join(f"{name} {value}" for name, value in result["load"].items()), ""]
     lines += [_markdown(header), _markdown(["---"] * len(header)), *(_markdown(list(row)) for row in _rows(result))]
+    for name, (title, svg) in _plots(result, columns).items():
+        picture = file.with_name(f"{file.stem}{name}.svg")
+        picture.write_text(svg)
+        lines += ["", f"![{title}]({picture.name})"]
+    file.write_text("\n".join(lines) + "\n")
+
+
+def _plots(result: dict[str, Any], columns: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    """By the end of the file's name: (title, SVG) of all that the result has to show."""
+    plots = {}
     curves = {str(column["server"]): column["curve"] for column in columns if column.get("curve")}
     if curves:
-        plot = file.with_suffix(".svg")
-        plot.write_text(latency_plot(curves))
-        lines += ["", f"![latency by quantile]({plot.name})"]
-    file.write_text("\n".join(lines) + "\n")
+        plots[""] = ("latency by quantile", latency_plot(curves))
+    if samples := result.get("rss_samples_kib"):
+        points = [(seconds, kib / 1024) for seconds, kib in samples]
+        ticks = [(0.0, "0 s"), (points[-1][0], f"{points[-1][0]:.0f} s")]
+        plots["-memory"] = ("memory over time", plot({str(result["server"]): points}, ticks, "MiB"))
+    searches = {str(column["server"]): column["steps"] for column in columns if column.get("steps")}
+    if searches:
+        lines = {name: sorted((s["deliveries_per_s"], s["p99_ms"]) for s in steps) for name, steps in searches.items()}
+        top = max(x for line in lines.values() for x, _ in line) or 1.0
+        ticks = [(top * i / 4, f"{top * i / 4 / 1e3:,.0f}k/s") for i in range(5)]
+        plots["-rates"] = ("p99 by rate", plot(lines, ticks, "ms"))
+    return plots
 
 
 def _markdown(cells: list[str]) -> str:

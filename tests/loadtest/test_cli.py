@@ -91,6 +91,10 @@ async def test_each_command_measures_a_server_that_already_runs(stack: Stack, tm
     assert keys <= found.keys()
     assert found["scenario"] == name
     assert name in report.read_text()
+    pictures = {file for file in os.listdir(tmp_path) if file.endswith(".svg")}  # noqa: PTH208
+    expected = {"fanout": {"report.svg"}, "churn": {"report-memory.svg"}, "soak": {"report-memory.svg"}}
+    assert pictures == expected.get(name, set())
+    assert all(picture in report.read_text() for picture in pictures)
     assert "server" in out
     assert (found.get("lost", 0), found.get("unaccounted", 0), found.get("broken_chains", 0)) == (0, 0, 0)
     if name in ("churn", "soak"):
@@ -115,9 +119,10 @@ async def test_the_mix_takes_what_the_server_has_anyway(stack: Stack, tmp_path: 
 async def test_the_highest_rate_is_searched(stack: Stack, tmp_path: Path) -> None:
     result = tmp_path / "result.json"
     options = ("fanout", *SMALL, "--rate", "200", "--seconds", "0.5", "--p99-max-ms", "0.001")
-    options += (*there(stack, publish=True), "--json", str(result))
+    options += (*there(stack, publish=True), "--json", str(result), "--report", str(tmp_path / "report.md"))
     code, _, err = await run(*options)
     assert (code, err) == (0, "")
+    assert "report-rates.svg" in (tmp_path / "report.md").read_text()
     found = json.loads(result.read_text())
     assert found["max_deliveries_per_s"] == 0  # nothing is that quick
     rates = [step["rate"] for step in found["steps"]]
