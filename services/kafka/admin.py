@@ -5,13 +5,7 @@ from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import (
-    IncompatibleBrokerVersion,
-    KafkaConnectionError,
-    KafkaError,
-    TopicAlreadyExistsError,
-    for_code,
-)
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError, for_code
 
 from services.config import Settings
 from services.errors import UserError
@@ -81,11 +75,7 @@ class Admin:
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         try:
             responses = await self._client.describe_configs(resources)
-        except (IncompatibleBrokerVersion, KafkaConnectionError) as error:
-            if IncompatibleBrokerVersion.__name__ not in str(error) and not isinstance(
-                error, IncompatibleBrokerVersion
-            ):
-                raise
+        except IncompatibleBrokerVersion:
             return None
         configs = {}
         for response in responses:

@@ -45,6 +45,8 @@ def _send_or_close(connection: Any, request: Any, expect_response: bool = True) 
     expect it: its fetcher or its sender ends, and the consumer or producer hangs for ever."""
     try:
         return _send(connection, request, expect_response)
+    except KafkaError:  # a RuntimeError too
+        raise
     except RuntimeError as error:
         connection.close(reason=CloseReason.CONNECTION_BROKEN)
         raise KafkaConnectionError(str(error)) from error
