@@ -53,13 +53,13 @@ async def run_ingest(
         UserError: A port is taken, Kafka cannot be reached, or its topics are missing.
     """
     stop = stop or stop_on_signals()
-    _log.info("%s", describe())
     metrics = Metrics()
     worker = Worker(settings, metrics)
     admin = Admin(settings, metrics, worker.why_not_ready)
     try:
         await check_topics(settings)
         await admin.start()
+        _log.info("%s", describe())
         gc.freeze()
         gc.set_threshold(GC_OBJECTS)
         while not stop.is_set():

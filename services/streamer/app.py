@@ -39,7 +39,6 @@ async def run_streamer(
         UserError: A port is taken, Kafka cannot be reached, or its topics are missing.
     """
     stop = stop or stop_on_signals()
-    _log.info("%s", describe())
     raise_descriptor_limit()
     clock, metrics, hub = Clock(), Metrics(), Hub(limits_of(settings))
     endpoint = Endpoint(settings, hub, metrics, clock)
@@ -51,6 +50,7 @@ async def run_streamer(
         await check_topics(settings)
         await market.start()
         await admin.start()
+        _log.info("%s", describe())
         if settings.workers == 1:  # who comes early is told when to come back
             await endpoint.start()
         following = asyncio.create_task(market.run(), name="market")
