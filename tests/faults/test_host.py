@@ -209,7 +209,7 @@ async def test_the_wall_clock_jumps_by_five_minutes_and_back(
                 digests = it.client.digests
                 await updates(it, 60)
                 await until(lambda: it.client.digests > digests + 3, "digests")  # noqa: B023
-                assert abs(await shown_shift_s(it) - step_s) < STEP_S / 2, "its clock was shifted"
+                await until(lambda: shows(it, step_s), "its clock was shifted")  # noqa: B023
             await it.feed.stop()
             await it.invariants.hold()
             metrics = await it.stack.streamer.metrics()
@@ -219,6 +219,11 @@ async def test_the_wall_clock_jumps_by_five_minutes_and_back(
     assert it.client.faults == []
     assert it.client.notices[NoticeCode.STALE] == 0
     assert metrics["depthcast_connections"] == 1
+
+
+async def shows(it: Scene, step_s: float) -> bool:
+    """Not at once: the answers carry a date that is renewed once a second."""
+    return abs(await shown_shift_s(it) - step_s) < STEP_S / 2
 
 
 async def shown_shift_s(it: Scene) -> float:
