@@ -8,13 +8,15 @@ QUICK := $(wildcard tests/test_*.py $(addprefix tests/,protos ingest streamer se
 THOROUGH := $(wildcard $(addprefix tests/,rfc6455 security real_clients fuzz faults integration))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test compile test-compiled check bench proto lock clean
+.PHONY: help demo test compile test-compiled check fuzz audit bench proto lock clean
 
 help:
 	@echo "make demo    live order books in the browser, everything on this machine"
 	@echo "make test    all tests, the quick ones first"
 	@echo "make compile a wheel with the hot packages compiled, unpacked in build/compiled; test-compiled tests it"
 	@echo "make check   format, lint, types, generated code"
+	@echo "make fuzz    look for inputs that break something; FUZZ_S=60 seconds for each target"
+	@echo "make audit   ask for known vulnerabilities of what is locked"
 	@echo "make bench   the figures of docs/benchmarks.md"
 	@echo "make proto   generate protos/depthcast_pb2.* from protos/depthcast.proto"
 	@echo "make lock    pin the newest allowed dependencies (needs uv)"
@@ -42,6 +44,13 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/protos/test_generated.py
+
+FUZZ_S ?= 60
+fuzz: .venv/.dev
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
+
+audit: .venv/.dev
+	@$(BIN)/python -m tests.support.audit
 
 bench: compile
 	$(BIN)/python -m tests.benchmarks
