@@ -5,7 +5,7 @@ import asyncio
 
 class MemoryTransport(asyncio.Transport):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({"ssl_object": self})  # as with TLS, nobody writes past it
         self.sent: list[bytes] = []
         self._protocol: asyncio.BaseProtocol | None = None
         self._closing = False
