@@ -57,6 +57,10 @@ class Member(Ending, Guest, Protocol):
         """Once per heartbeat interval."""
         ...
 
+    def unsent(self) -> int:
+        """Bytes that the kernel did not take yet."""
+        ...
+
     def drain(self, retry_after_ms: int) -> None: ...
 
 

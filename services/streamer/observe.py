@@ -18,7 +18,7 @@ def observe(metrics: Metrics, hub: Hub, clients: Clients, market: MarketReader) 
     metrics.subscriptions.read = lambda: sum(len(outbox.lanes) for outbox in hub.outboxes)
     metrics.streams.read = lambda: len(hub.streams())
     metrics.slow_clients.read = lambda: sum(outbox.slow for outbox in hub.outboxes)
-    metrics.outbox_bytes.read = lambda: sum(outbox.queued_bytes() for outbox in hub.outboxes)
+    metrics.outbox_bytes.read = lambda: _waiting_bytes(hub, clients)
     metrics.sends.read = lambda: clients.sends
     metrics.sent_bytes.read = lambda: clients.sent_bytes
     metrics.updates_received.read = lambda: counters.applied
@@ -37,6 +37,12 @@ def observe(metrics: Metrics, hub: Hub, clients: Clients, market: MarketReader) 
     metrics.book_age.read = lambda: _oldest_s(hub, market)
     metrics.kafka_lag.read = lambda: {(topic, str(p)): lag for (topic, p), lag in reader.lag().items()}
     metrics.kafka_last_poll_age.read = reader.last_poll_age_s
+
+
+def _waiting_bytes(hub: Hub, clients: Clients) -> int:
+    """In the outboxes, and what was taken from them and not by the kernel."""
+    queued = sum(outbox.queued_bytes() for outbox in hub.outboxes)
+    return queued + sum(member.unsent() for member in clients.members.values())
 
 
 def _by_channel(total: int) -> dict[tuple[str, ...], float]:

@@ -7,6 +7,8 @@ not take at once stops us, and the backlog stays in the outbox, where it can be 
 
 import asyncio
 import os
+import socket
+import struct
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SEND_EOF, SERVER, Protocol
@@ -24,6 +26,8 @@ from streamer.frames import binary_frame, text_frame
 from streamer.session import Session
 
 PING = b"\x89\x00"
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time: closing drops what the kernel still holds, and resets."""
 NO_CODE = 1005
 ABNORMAL = 1006
 """Neither is ever on the wire: a close frame without a code, and no close frame (RFC 6455 section 7.4.1)."""
@@ -256,6 +260,10 @@ class Connection(asyncio.Protocol):
         if writes and writes[-1] == SEND_EOF:
             self._end()
 
+    def unsent(self) -> int:
+        """Bytes that the kernel did not take yet."""
+        return self._transport.get_write_buffer_size()
+
     def pause_writing(self) -> None:
         self._paused = True
         self._outbox.socket = -1
@@ -347,6 +355,9 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """The time to close is over."""
         self._sent_code = self._sent_code or ABNORMAL
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and not self._transport.is_closing():  # else the kernel keeps for minutes what nobody reads
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002

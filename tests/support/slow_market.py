@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from loadtest.broker import Broker
-from loadtest.instruments import SCALE, SyntheticBook, market, names
+from loadtest.instruments import LEVELS, SCALE, SyntheticBook, market, names
 from protos.messages import (
     BookState,
     Channel,
@@ -117,6 +117,14 @@ class Market:
             messages.append(status)
         self._append(book, messages)
         self.published += 1
+
+    def publish_wide(self, index: int) -> None:
+        """An update of the book alone that changes every level."""
+        book = self._books[index]
+        delta = book.delta(time.time_ns())
+        delta.bids = [(book.mid - LEVELS + i, book.seq + i) for i in range(LEVELS)]
+        delta.asks = [(book.mid + 1 + i, book.seq + i) for i in range(LEVELS)]
+        self._append(book, [delta])
 
     @staticmethod
     def _others(book: SyntheticBook, now_ns: int, prev_seq: int) -> list[MarketMessage]:
