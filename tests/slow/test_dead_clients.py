@@ -15,6 +15,8 @@ from tests.support.slow_market import Market
 from tests.support.slow_reader import Reader, Want
 
 DEAD = 24
+WARM_UP = 2_400
+"""Updates of each instrument before there is a client: what the process keeps of Kafka and of books is no client's."""
 MEMORY_MAX = 256 << 10
 """Bytes of server memory for a client that does not read."""
 ESTABLISHED = "01"
@@ -51,6 +53,12 @@ async def test_a_client_that_never_reads_is_bounded_closed_and_aborted(channel: 
     """Each on an instrument of its own: nobody shares what waits for it. `book` collapses at the soft mark, and is
     closed for the time; `raw` for the hard mark. What they do not take of the close frame is aborted after 2 s."""
     async with Market(DEAD, outbox_stall_ms=4_000) as market, AsyncExitStack() as stack:
+        for _ in range(WARM_UP):
+            for index in range(DEAD):
+                market.publish_wide(index)
+            await asyncio.sleep(0.001)
+        applied = "depthcast_updates_received_total"
+        await market.until(lambda found: found[applied] >= WARM_UP * DEAD, 60)
         readers = [Reader(market.port, [Want(name, channel)], 4096) for name in market.names]
         for reader in readers:
             await stack.enter_async_context(reader)
