@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 QUICK := $(wildcard tests/test_*.py $(addprefix tests/,protos ingest streamer services loadtest))
 
-THOROUGH := $(wildcard $(addprefix tests/,rfc6455 security real_clients fuzz faults integration))
+THOROUGH := $(wildcard $(addprefix tests/,slow rfc6455 security real_clients fuzz faults integration))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test compile test-compiled check fuzz audit bench proto lock clean

@@ -85,3 +85,10 @@ def test_it_is_typed_and_has_its_command() -> None:
     assert [package for package in PACKAGES if not (ROOT / package / "py.typed").is_file()] == []
     (command,) = (point for point in distribution("depthcast").entry_points if point.group == "console_scripts")
     assert (command.name, command.value) == ("depthcast", "services.cli:main")
+
+
+def test_make_test_runs_every_folder_of_tests() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.split(r"\W+", " ".join(re.findall(r"^(?:QUICK|THOROUGH) := (.*)$", makefile, re.MULTILINE))))
+    folders = {path.parent.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").glob("*/**/test_*.py")}
+    assert folders <= named
