@@ -69,9 +69,9 @@ class KafkaSink:
     async def start(self) -> None:
         try:
             await self._producer.start()
-        except KafkaError as error:
+        except KafkaError:
             await self._producer.stop()
-            raise SystemExit(f"no Kafka at {self._bootstrap}: {error}") from None
+            raise SystemExit(f"no Kafka at {self._bootstrap}") from None
         count = len(await self._producer.partitions_for(self._topic))
         self._partitions = [partition_for(key, count) for key in self._keys]
 
