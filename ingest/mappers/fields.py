@@ -87,7 +87,8 @@ def require(instrument: str, expected: str) -> None:
 def levels(value: list[Json], signed: bool = False) -> list[TextLevel]:
     """``value`` itself, if it is a list of ``[price, size]`` lists of text that begins as a number in range does.
 
-    Text is compared, not converted, for speed: below ``_LEAST`` are signs, spaces and all zeros, from ``:`` on letters.
+    Text is compared, not converted, for speed: below ``_LEAST`` are signs, spaces and all zeros, between
+    ``00`` and ``01`` perhaps zeros too, from ``:`` on letters.
     What begins well and ends badly (``1.2.3``) is left to the conversion, which looks at each text anyway.
 
     Args:
@@ -103,7 +104,11 @@ def levels(value: list[Json], signed: bool = False) -> list[TextLevel]:
         if type(level) is not list or len(level) != 2:
             raise MapError("bad-field", "a level is not [price, size]")
         one, other = level
-        if type(one) is not str or type(other) is not str or not (_LEAST <= one < ":" and "0" <= other < ":"):
+        if (
+            type(one) is not str
+            or type(other) is not str
+            or not (("01" <= one < ":" or _LEAST <= one < "00") and "0" <= other < ":")
+        ):
             price(one, signed)
             size(other)
     return value
