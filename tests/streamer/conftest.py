@@ -26,6 +26,7 @@ from protos.messages import (
     TradesUpdate,
     Unsubscribed,
 )
+from tests.support.world import World
 
 SCALE = Scale(-2, -3)
 Position = tuple[int, int]
@@ -242,3 +243,8 @@ def client() -> Callable[..., Client]:
 @pytest.fixture(scope="session")
 def codec() -> Codec:
     return CODECS["depthcast.v1.proto"]
+
+
+@pytest.fixture
+def world(maker: Callable[..., Maker], codec: Codec) -> World:
+    return World(maker, codec)
