@@ -273,6 +273,29 @@ def test_a_bug_costs_one_instrument_its_book(monkeypatch: pytest.MonkeyPatch) ->
     assert readers[name].state is BookState.SYNCED
 
 
+class Broken(dict[str, bytes]):
+    """Headers that nothing can be had of."""
+
+    def get(self, *_: object) -> bytes:
+        raise ZeroDivisionError("a bug")
+
+
+def test_a_bug_makes_no_instrument() -> None:
+    ours = pipeline()
+    outputs = ours.process(log_of("kraken", 1)[0]._replace(headers=Broken()))
+    assert outputs.dead is not None
+    assert outputs.dead.reason == "bug"
+    assert outputs.market == []
+    assert ours.changed() == {}
+
+
+def test_a_record_of_no_market_data_is_no_fault_and_makes_no_instrument() -> None:
+    ours = pipeline()
+    outputs = ours.process(record(0, "kraken:spot:XBT/CHF", b'{"event": "heartbeat"}', "kraken"))
+    assert (outputs.dead, outputs.market, ours.changed()) == (None, [], {})
+    assert ours.position == 1
+
+
 # ---- what Kafka and feeds lose
 
 

@@ -66,6 +66,13 @@ def test_the_scale_is_as_written_where_zeros_count() -> None:
         scaler.convert(texts(("1.300000", "1.00000000")))
 
 
+@pytest.mark.parametrize(("level", "reason"), [(("1.x", "1"), "bad-price"), (("1", "1e"), "bad-size")])
+def test_junk_refines_nothing(level: tuple[str, str], reason: str) -> None:
+    with pytest.raises(MapError) as caught:
+        Scaler(trims=True).refined(texts(("1.5", "1"), level))
+    assert caught.value.reason == reason
+
+
 def test_quotes_and_trades_refine_too() -> None:
     quote = QuoteEvent(("1.5", "2"), ("", ""))
     trades = TradesEvent([TextTrade("1.25", "0.001", Side.BUY, "7", 9)])

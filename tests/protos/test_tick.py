@@ -131,7 +131,13 @@ def test_protobuf_bounds() -> None:
     unknown_side = pb.Tick(version=1, kind=pb.TICK_KIND_TRADES, trades=[pb.TickTrade()])
     unknown_side.trades[0].side = 99  # type: ignore[assignment]
     crowded = pb.Tick(version=1, kind=pb.TICK_KIND_TRADES, trades=[pb.TickTrade()] * (wire.TRADES_MAX + 1))
-    for tick, words in ((unknown_kind, "kind is none of"), (unknown_side, "side 99"), (crowded, "more than")):
+    long_text = pb.Tick(version=1, kind=pb.TICK_KIND_DELTA, bids=[pb.PriceLevel(price="1", size="1" * 65)])
+    for tick, words in (
+        (unknown_kind, "kind is none of"),
+        (unknown_side, "side 99"),
+        (crowded, "more than"),
+        (long_text, "more than 64 characters"),
+    ):
         with pytest.raises(CodecError, match=words):
             decode_tick(tick.SerializeToString(), CONTENT_PROTO)
 

@@ -147,6 +147,7 @@ def test_the_table(state: State, command: Command, effect: Effect | ErrorCode | 
     ("change", "command", "code"),
     [
         (lambda peer: setattr(peer.catalog, "ready", False), SUBSCRIBE, ErrorCode.NOT_READY),
+        (lambda peer: setattr(peer.catalog, "ready", False), Restore(7, "s0"), ErrorCode.NOT_READY),
         (lambda peer: peer.streams.update(range(1_000)), SUBSCRIBE, ErrorCode.LIMIT),
         (lambda _: None, Subscribe(1, "no:such:thing", Channel.BOOK), ErrorCode.UNKNOWN_INSTRUMENT),
     ],
