@@ -1,5 +1,6 @@
 """The captures through every mapper, and garbage through every mapper."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -46,6 +47,9 @@ EXPECTED = {  # capture: (snapshots, deltas, trades messages, quotes), instrumen
 }
 
 
+Parsed = list[tuple[Tick, Event]]
+
+
 def events_of(ticks: list[Tick]) -> Iterator[tuple[Tick, Event]]:
     for tick in ticks:
         for event in mapper_for(tick.feed).parse(tick.feed, tick.instrument, tick.value):
@@ -56,14 +60,18 @@ def kind_of(event: Event) -> str:
     return "snapshot" if isinstance(event, BookEvent) and event.snapshot else type(event).__name__
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-def test_every_message_of_the_capture(name: str) -> None:
-    kinds, instruments = Counter(), set()
-    for tick, event in events_of(ticks_of(name)):
-        kinds[kind_of(event)] += 1
-        instruments.add(tick.instrument)
+@pytest.fixture(scope="module", params=EXPECTED)
+def capture(request: pytest.FixtureRequest) -> tuple[str, Parsed]:
+    """Each capture by its name, parsed once for all tests."""
+    return request.param, list(events_of(ticks_of(request.param)))
+
+
+@pytest.mark.captures
+def test_every_message_of_the_capture(capture: tuple[str, Parsed]) -> None:
+    name, parsed = capture
+    kinds = Counter(kind_of(event) for _, event in parsed)
     counts = (kinds["snapshot"], kinds["BookEvent"], kinds["TradesEvent"], kinds["QuoteEvent"])
-    assert (counts, instruments) == EXPECTED[name]
+    assert (counts, {tick.instrument for tick, _ in parsed}) == EXPECTED[name]
 
 
 def links_that_hold(rule: SequenceRule, snapshot: BookEvent, deltas: list[BookEvent]) -> int:
@@ -88,13 +96,16 @@ def links_that_hold(rule: SequenceRule, snapshot: BookEvent, deltas: list[BookEv
     return links
 
 
-@pytest.mark.parametrize(
-    ("name", "links"),
-    [("binance.spot", 3449), ("binance.usdm", 6547), ("bybit", 2142), ("deribit", 36), ("coinbase", 794)],
-)
-def test_the_chains_of_the_captures_hold(name: str, links: int) -> None:
+LINKS = {"binance.spot": 3449, "binance.usdm": 6547, "bybit": 2142, "deribit": 36, "coinbase": 794}
+"""Of the captures whose venue numbers its messages."""
+
+
+@pytest.mark.captures
+@pytest.mark.parametrize("capture", LINKS, indirect=True)
+def test_the_chains_of_the_captures_hold(capture: tuple[str, Parsed]) -> None:
+    name, parsed = capture
     snapshots, deltas = {}, defaultdict(list)
-    for tick, event in events_of(ticks_of(name)):
+    for tick, event in parsed:
         if isinstance(event, BookEvent):
             if event.snapshot:
                 snapshots[tick] = event
@@ -103,16 +114,18 @@ def test_the_chains_of_the_captures_hold(name: str, links: int) -> None:
     for tick, snapshot in snapshots.items():
         rest = [event for event in deltas[tick.feed, tick.instrument] if not event.snapshot]
         held += links_that_hold(rule_for(tick.feed), snapshot, rest)
-    assert held == links
+    assert held == LINKS[name]
 
 
-@pytest.mark.parametrize("name", ["binance.usdm", "coinbase", "bybit"])
-def test_the_side_is_the_aggressors(name: str) -> None:
+@pytest.mark.captures
+@pytest.mark.parametrize("capture", ["binance.usdm", "bybit", "coinbase"], indirect=True)
+def test_the_side_is_the_aggressors(capture: tuple[str, Parsed]) -> None:
     """A buyer lifts the ask: by the trade's price against the last quote, nearly all sides are as we say.
 
     Not of venues that send the quote after the trade before the trade itself."""
+    _, parsed = capture
     middle, right, wrong = {}, 0, 0
-    for tick, event in events_of(ticks_of(name)):
+    for tick, event in parsed:
         if isinstance(event, QuoteEvent) and event.bid[0] and event.ask[0]:
             middle[tick.instrument] = (float(event.bid[0]) + float(event.ask[0])) / 2
         elif isinstance(event, TradesEvent) and tick.instrument in middle:
@@ -122,15 +135,18 @@ def test_the_side_is_the_aggressors(name: str) -> None:
     assert wrong < 0.3 * right
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-def test_prices_are_exact_text(name: str) -> None:
-    """Each price and size is in the message, character for character: no number went through a float."""
-    for tick, event in list(events_of(ticks_of(name)))[:2000]:
-        text = tick.value.decode()
+NUMBER = re.compile(r"[0-9][0-9.eE+-]*")
+
+
+@pytest.mark.captures
+def test_prices_are_exact_text(capture: tuple[str, Parsed]) -> None:
+    """Each price and size is a number of the message, character for character: none went through a float."""
+    _, parsed = capture
+    for tick, event in parsed[:2000]:
         if isinstance(event, BookEvent):
-            for price, size in (*event.bids, *event.asks):
-                assert price in text
-                assert size in text or size == "0"
+            levels = [*event.bids, *event.asks]
+            used = {price for price, _ in levels} | {size for _, size in levels if size != "0"}
+            assert used <= set(NUMBER.findall(tick.value.decode()))
 
 
 def test_an_unknown_feed_is_refused() -> None:
