@@ -18,6 +18,8 @@ from protos.fixed import to_text
 from protos.messages import BookState, BookUpdate, InstrumentState, Levels, QuoteUpdate
 from tests.support.ticklog import Follower, Followers, encoded, log_of
 
+pytestmark = pytest.mark.captures
+
 LENGTH = {"binance.spot": 1_200, "binance.usdm": 900, "bybit": 900, "deribit": 135, "kraken": 700, "okx": 392}
 CHECKSUMMED = ("kraken", "okx")
 CHAINED = ("binance.spot", "binance.usdm", "bybit", "deribit")

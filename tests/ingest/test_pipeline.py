@@ -30,6 +30,7 @@ def pipeline() -> Pipeline:
     return Pipeline(0, VALUE_BYTES_MAX)
 
 
+@pytest.mark.captures
 @pytest.mark.parametrize("name", FILES)
 def test_captures(name: str) -> None:
     """Every book a reader of the market topic has is ours, without a gap, and has the venue's checksum."""
@@ -88,6 +89,7 @@ def with_gaps(log: list[TickRecord], every: int) -> list[TickRecord]:
     return [tick for i, tick in enumerate(log) if i % every != every - 1]
 
 
+@pytest.mark.captures
 @pytest.mark.parametrize("name", FILES)
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
@@ -115,6 +117,7 @@ def test_any_cut_continues_byte_for_byte(name: str, data: st.DataObject) -> None
         assert encoded(after.process(tick)) == ([] if done else expected)
 
 
+@pytest.mark.captures
 @pytest.mark.parametrize("name", FILES)
 def test_a_restored_state_is_the_state(name: str) -> None:
     log = with_gaps(log_of(name, SHORT[name]), 100)
