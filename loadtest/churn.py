@@ -50,6 +50,7 @@ class ChurningSwarm(Swarm):
         if not self.target.speaks_depthcast:
             return
         self._asked.add(index)
+        self.receiver.counts[index].kept = True
         command = Subscribe(FLIP, self.target.names[self.wanted[index][0]], Channel.BBO)
         self.clients[index].send(client_frame(OP_BINARY, self._codec.encode_command(command)))
 
@@ -60,6 +61,7 @@ class ChurningSwarm(Swarm):
         for message in self._codec.decode(payload):
             if isinstance(message, Subscribed) and message.id == FLIP:
                 self._asked.discard(client.index)
+                self.receiver.counts[client.index].kept = client.index in self.checkers
                 self.flipped += 1
                 command = Unsubscribe(FLIP + 1, message.stream)
                 client.send(client_frame(OP_BINARY, self._codec.encode_command(command)))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from loadtest.errors import LoadTestError
-from loadtest.wire import OP_BINARY, OP_CLOSE, OP_PING, OP_PONG, FrameReader, WireError, client_frame
+from loadtest.receiver import BROKEN, ENDED, UNLIMITED, Receiver
+from loadtest.wire import OP_CLOSE, OP_PING, OP_PONG, client_frame
 
 HANDSHAKE_BYTES_MAX = 16_384
 PORTS_PER_ADDRESS = 20_000
@@ -24,41 +25,37 @@ class Watcher(Protocol):
     def opened(self, client: "LoadClient") -> None:
         """The handshake is done."""
 
-    def frame(self, client: "LoadClient", payload: bytes) -> None:
-        """A binary frame came."""
-
     def closed(self, client: "LoadClient", code: int) -> None:
         """The connection ended; ``code`` as in RFC 6455 section 7.4, 1006 without a close frame, 0 before it opened."""
 
 
 class LoadClient(asyncio.Protocol):
-    """Handshake, frames, pongs. ``pause``/``resume`` stop reading, which is what a slow consumer is to a server."""
+    """Handshake, pongs, close. What comes after the handshake is read and counted by the receiver.
+
+    ``read_to`` stops reading, which is what a slow consumer is to a server.
+    """
 
     __slots__ = (
+        "_attached",
         "_close_code",
         "_hello",
         "_open",
-        "_reader",
+        "_receiver",
         "_transport",
         "_watcher",
-        "books",
-        "frames",
         "index",
-        "received_bytes",
         "refusal",
     )
 
-    def __init__(self, index: int, hello: bytes, watcher: Watcher) -> None:
+    def __init__(self, index: int, hello: bytes, watcher: Watcher, receiver: Receiver) -> None:
         self.index = index
-        self.frames = 0
-        self.books = 0
-        self.received_bytes = 0
         self.refusal = ""
         """The status line with which the server refused the handshake."""
         self._hello = hello
         self._watcher = watcher
-        self._reader = FrameReader()
+        self._receiver = receiver
         self._open = False
+        self._attached = False
         self._close_code = 0
         self._transport: asyncio.Transport | None = None
 
@@ -68,51 +65,58 @@ class LoadClient(asyncio.Protocol):
         self._hello = b""
 
     def data_received(self, data: bytes) -> None:
-        self.received_bytes += len(data)
-        if not self._open:
-            data = self._handshake(data)
-            if not self._open:
-                return
-        try:
-            whole = self._reader.whole(data)
-            if whole is not None:
-                self.frames += 1
-                self._watcher.frame(self, whole)
-                return
-            for opcode, payload in self._reader.feed(data):
-                if opcode == OP_BINARY:
-                    self.frames += 1
-                    self._watcher.frame(self, payload)
-                else:
-                    self._on_control(opcode, payload)
-        except WireError:
-            self._close_code = 1002
-            self.abort()
+        if self._open:
+            self._receiver.feed(self.index, data)
+            self._mind_the_limit()
+        else:
+            self._handshake(data)
 
-    def _handshake(self, data: bytes) -> bytes:
+    def _handshake(self, data: bytes) -> None:
         self._hello += data
         head, found, rest = self._hello.partition(b"\r\n\r\n")
         if found and head.startswith(b"HTTP/1.1 101"):
             self._open = True
             self._close_code = 1006
             self._hello = b""
+            self._receiver.begin(self.index)
             self._watcher.opened(self)
-            return rest
-        if found or len(self._hello) > HANDSHAKE_BYTES_MAX:
+            self._receiver.feed(self.index, rest)
+            self._attach()
+        elif found or len(self._hello) > HANDSHAKE_BYTES_MAX:
             self.refusal = head[:100].partition(b"\r\n")[0].decode("ascii", "replace")
             self.abort()
-        return b""
 
-    def _on_control(self, opcode: int, payload: bytes) -> None:
-        if opcode == OP_PING:
+    def _attach(self) -> None:
+        """Let the receiver read, if it can; it cannot decrypt."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_extra_info("sslcontext") is not None:
+            return
+        self._attached = self._receiver.attach(self.index, transport.get_extra_info("socket").fileno())
+        if self._attached:
+            transport.pause_reading()
+
+    def _detach(self) -> None:
+        if self._attached:
+            self._attached = False
+            self._receiver.detach(self.index)
+
+    def handed(self, what: int, payload: bytes) -> None:
+        """A control frame, or how reading ended."""
+        if what == OP_PING:
             self.send(client_frame(OP_PONG, payload))
-        elif opcode == OP_CLOSE:
+        elif what == OP_CLOSE:
             self._close_code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
             self.send(client_frame(OP_CLOSE, payload[:2]))
             if self._transport is not None:
                 self._transport.close()
+        elif what == BROKEN:
+            self._close_code = 1002
+            self.abort()
+        elif what == ENDED:
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._detach()
         self._transport = None
         self._watcher.closed(self, self._close_code)
 
@@ -124,16 +128,24 @@ class LoadClient(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    def pause(self) -> None:
-        if self._transport is not None:
-            self._transport.pause_reading()
+    def read_to(self, size: int = UNLIMITED) -> None:
+        """Read until ``size`` bytes have come in all since the counts began, and no further."""
+        self._receiver.limit(self.index, size)
+        if not self._attached:
+            self._mind_the_limit()
 
-    def resume(self) -> None:
-        if self._transport is not None:
-            self._transport.resume_reading()
+    def _mind_the_limit(self) -> None:
+        counts, transport = self._receiver.counts[self.index], self._transport
+        if self._attached or transport is None or transport.is_closing():
+            return
+        if counts.bytes >= counts.limit:
+            transport.pause_reading()
+        elif not transport.is_reading():
+            transport.resume_reading()
 
     def abort(self) -> None:
         """Cut the connection without a word."""
+        self._detach()
         if self._transport is not None:
             self._transport.abort()
 

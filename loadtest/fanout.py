@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from loadtest.compiler import has_compiler
 from loadtest.errors import LoadTestError
 from loadtest.instruments import subscriptions
 from loadtest.processes import cores, raise_descriptor_limit
 from loadtest.progress import Progress
-from loadtest.scanner import has_compiler
 from loadtest.servers import REFERENCES, Reference
 from loadtest.swarm import BOOKS, Subscription, Swarm
 from loadtest.target import Live, Server, Source, Target
@@ -127,8 +127,8 @@ async def window(target: Target, load: Load, source: Source, swarm: Swarm) -> Me
     own_s = time.process_time() - own
     received, checks = swarm.received, swarm.checks()
     grown = {n: value - metrics.get(n, 0.0) for n, value in metrics_after.items() if _COUNTER.search(n)}
-    frames = sum(client.frames for client in swarm.clients)
-    sending_s = max(load.seconds, (swarm.last_ns - run["started_ns"]) / 1e9)
+    frames = sum(counts.frames for counts in swarm.receiver.counts)
+    sending_s = max(load.seconds, (swarm.receiver.last_ns - run["started_ns"]) / 1e9)
     cpu_s = used_after.cpu_s - used.cpu_s
     flushes = grown.get("depthcast_flush_duration_seconds_count", frames / load.clients)
     return Measured(
@@ -141,7 +141,7 @@ async def window(target: Target, load: Load, source: Source, swarm: Swarm) -> Me
         server_cpu_percent=round(100 * cpu_s / sending_s, 1),
         server_rss_mib=round(used_after.rss_kib / 1024, 1),
         frames_per_send=round(received / max(1, frames), 2),
-        bytes_per_s_per_client=round(sum(c.received_bytes for c in swarm.clients) / load.clients / sending_s, 1),
+        bytes_per_s_per_client=round(sum(c.bytes for c in swarm.receiver.counts) / load.clients / sending_s, 1),
         flush_interval_ms=round(1e3 * sending_s / max(1.0, flushes), 3),
         publisher_late_p99_ms=run["late_p99_ms"],
         generator_cpu_percent=round(100 * own_s / sending_s, 1),

@@ -23,7 +23,7 @@ def _floor(index: int) -> int:
 class Histogram:
     """Counts values in nanoseconds. The maximum is exact.
 
-    The counts lie in an array with the maximum behind them, so that `loadtest.scanner` can count in C.
+    The counts lie in an array with the maximum behind them, so that `loadtest.receiver` can count in C.
     """
 
     __slots__ = ("_counts", "address")

@@ -13,10 +13,10 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
+from loadtest.compiler import compile_c
 from loadtest.errors import LoadTestError
 from loadtest.instruments import names
 from loadtest.processes import ROOT, Child, cores, python
-from loadtest.scanner import compile_c
 from loadtest.target import Live, Source, Target, trusting
 
 REFERENCES = ("c", "naive", "broadcast")

@@ -10,7 +10,6 @@ For every client that stayed connected, ``unaccounted`` must be 0. The server's 
 import asyncio
 from typing import Any
 
-from loadtest.client import LoadClient
 from loadtest.errors import LoadTestError
 from loadtest.fanout import Load, chosen, connected
 from loadtest.histogram import Histogram
@@ -42,26 +41,18 @@ class MixedSwarm(Swarm):
     def receive_buffer(self, index: int) -> int:
         return RECEIVE_BUFFER if index in self._slow or index in self.dead else 0
 
-    def frame(self, client: LoadClient, payload: bytes) -> None:
-        super().frame(client, payload)
-        until = self._until.get(client.index)
-        if until is not None and client.received_bytes >= until:
-            client.pause()
-
     def begin(self) -> None:
         """From now on the dead do not read, and the slow read too little."""
         for i in self.dead:
-            self.clients[i].pause()
+            self.clients[i].read_to(0)
         self.tasks.append(asyncio.create_task(self._turn(), name="slow-readers"))
 
     async def _turn(self) -> None:
         while True:
             for i in self.slow:
-                client = self.clients[i]
-                until = self._until.get(i, client.received_bytes) + self._bytes_per_turn
-                self._until[i] = until
-                if client.received_bytes < until:  # what was read beyond a share counts against the next
-                    client.resume()
+                until = self._until.get(i, self.receiver.counts[i].bytes) + self._bytes_per_turn
+                self._until[i] = until  # what was read beyond a share counts against the next
+                self.clients[i].read_to(until)
             await asyncio.sleep(TURN_S)
 
     async def end(self) -> None:
@@ -70,7 +61,7 @@ class MixedSwarm(Swarm):
             task.cancel()
         self._until.clear()
         for i in (*self.slow, *self.dead):
-            self.clients[i].resume()
+            self.clients[i].read_to()
 
 
 async def measure_slow(server: Server, load: Load) -> dict[str, Any]:
@@ -143,7 +134,7 @@ def account(swarm: MixedSwarm, published: list[int]) -> dict[str, Any]:
     for client in swarm.clients:
         expected = sum(published[i] for i in swarm.wanted[client.index])
         checker = swarm.checkers.get(client.index)
-        got = checker.delivered if checker is not None else client.books
+        got = checker.delivered if checker is not None else swarm.receiver.counts[client.index].updates
         merged = checker.conflated if checker is not None else 0
         offered += expected
         if not client.connected:

@@ -1,6 +1,6 @@
 """Many clients on one event loop: who counts, who measures, who checks.
 
-All clients count book updates, and all or many of them take latencies, see `loadtest.scanner`. Checking decodes
+All clients count updates, and all or many of them take latencies, see `loadtest.receiver`. Checking decodes
 everything; so that the generator's core is never the bottleneck, only some clients do that, evenly spread, and mostly
 when the measured time is over.
 """
@@ -15,9 +15,9 @@ from loadtest.checker import Checker, Checks
 from loadtest.client import Address, LoadClient, connect, connect_all
 from loadtest.errors import LoadTestError
 from loadtest.histogram import Histogram
-from loadtest.scanner import scanner
+from loadtest.receiver import receiver
 from loadtest.target import Source, Target
-from loadtest.wire import ALL, BOOK, OP_BINARY, client_frame, handshake
+from loadtest.wire import OP_BINARY, client_frame, handshake
 from protos.codec import CODECS
 from protos.messages import Channel, SlowPolicy, Subscribe
 
@@ -50,7 +50,7 @@ class Swarm:
     Args:
         wanted: For each client, the instruments it subscribes to.
         subscriptions: Of each instrument.
-        measured: How many clients take latencies; as many as the scanner can by default.
+        measured: How many clients take latencies; as many as the receiver can by default.
         checked: How many clients, or which, check chains and digests; only of depthcast.
     """
 
@@ -67,15 +67,13 @@ class Swarm:
         self.wanted = wanted
         self._subscriptions = subscriptions
         self._address = Address(target.host, target.port, target.tls)
-        self.clients = [LoadClient(i, self._hello(i), self) for i in range(len(wanted))]
-        self._scan = scanner().scan
-        measured = scanner().measured_max if measured is None else measured
+        self.receiver = receiver(len(wanted), self.handed)
+        self.clients = [self._client(i) for i in range(len(wanted))]
+        measured = self.receiver.measured_max if measured is None else measured
         self.latencies = {i: Histogram() for i in _spread(len(wanted), measured)}
         self.tier_latencies = Histogram()
         """Of updates that wait for the end of an interval, which is no fault of the server's; apart from the others."""
-        self._at_once = ALL
-        if any(subscription.interval_ms for subscription in subscriptions):
-            self._at_once = ALL & ~BOOK  # no other channel has an interval
+        self._has_tiers = any(subscription.interval_ms for subscription in subscriptions)
         self._checks = Checks()
         self._unchecked: deque[tuple[Checker, bytes]] = deque()
         self._unchecked_bytes = 0
@@ -89,9 +87,24 @@ class Swarm:
         self._again: deque[int] = deque()
         self.connect_s = 0.0
         """Seconds that `connect` took."""
-        self.received = 0
-        self.last_ns = 0
         self._shown = 0
+        for i in self.checkers:
+            self.receiver.counts[i].kept = True
+        self._measure()
+
+    def _client(self, index: int) -> LoadClient:
+        return LoadClient(index, self._hello(index), self, self.receiver)
+
+    def _measure(self) -> None:
+        for i, latencies in self.latencies.items():
+            self.receiver.measure(i, latencies)
+        if self._has_tiers:
+            self.receiver.measure_tiers(self.tier_latencies)
+
+    @property
+    def received(self) -> int:
+        """Updates, of all clients."""
+        return self.receiver.updates
 
     def _hello(self, index: int) -> bytes:
         target = self.target
@@ -120,17 +133,16 @@ class Swarm:
                 frames.append(client_frame(OP_BINARY, codec.encode_command(command)))
         return frames
 
+    def handed(self, index: int, what: int, payload: bytes) -> None:
+        """Not every frame comes here, see `loadtest.receiver`."""
+        if what == OP_BINARY:
+            self.frame(self.clients[index], payload)
+        else:
+            self.clients[index].handed(what, payload)
+
     def frame(self, client: LoadClient, payload: bytes) -> None:
-        index = client.index
-        now_ns = time.time_ns()
-        count = self._scan(payload, now_ns, self.latencies.get(index), self._at_once)
-        if self._at_once != ALL:
-            count += self._scan(payload, now_ns, self.tier_latencies, BOOK)
-        if count:
-            self.last_ns = now_ns
-            self.received += count
-            client.books += count
-        checker = self.checkers.get(index)
+        """A frame of a client that is kept."""
+        checker = self.checkers.get(client.index)
         if checker is not None:
             self._unchecked.append((checker, payload))
             self._unchecked_bytes += len(payload)
@@ -181,7 +193,7 @@ class Swarm:
             name, now = self.target.name, time.perf_counter()
             for _ in range(min(AGAIN, len(self._again))):
                 index = self._again.popleft()
-                client = self.clients[index] = LoadClient(index, self._hello(index), self)
+                client = self.clients[index] = self._client(index)
                 await connect(self._address, client, self.receive_buffer(index))
             if self.closed_by:
                 raise LoadTestError(f"{name} closed connections while they were being made: {self._codes()}")
@@ -202,14 +214,13 @@ class Swarm:
     def reset(self) -> None:
         """Count anew from here."""
         self.checks()
-        self.received = 0
-        for client in self.clients:
-            client.books = client.frames = client.received_bytes = 0
+        self.receiver.reset()
         for checker in self.checkers.values():
             checker.delivered = checker.conflated = 0
         for i in self.latencies:
             self.latencies[i] = Histogram()
         self.tier_latencies = Histogram()
+        self._measure()
 
     async def while_alive(self, source: Source, rate: float, seconds: float) -> dict[str, Any]:
         """`Source.run`, as long as there are connections.
@@ -272,8 +283,9 @@ class Swarm:
     async def replace(self, index: int) -> None:
         """Cut a connection and open another in its place. It is not checked any more: its books start anew."""
         self.clients[index].abort()
-        client = self.clients[index] = LoadClient(index, self._hello(index), self)
+        client = self.clients[index] = self._client(index)
         self.checkers.pop(index, None)
+        self.receiver.counts[index].kept = False
         await connect(self._address, client)
 
     async def close(self) -> None:
@@ -282,6 +294,7 @@ class Swarm:
             client.abort()
         while any(client.connected for client in self.clients):
             await asyncio.sleep(0.01)
+        self.receiver.close()
 
 
 def _spread(total: int, count: int) -> list[int]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 SUBPROTOCOL = "depthcast.v1.proto"
 
 OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 1, 2, 8, 9, 10
-_FINAL_BINARY = 0x82
 BOOK, TRADES, BBO = 1, 2, 4
 """Kinds of updates, as bits."""
 ALL = BOOK | TRADES | BBO
@@ -57,17 +56,6 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._rest = b""
-
-    def whole(self, data: bytes) -> bytes | None:
-        """The payload when ``data`` is one binary frame and nothing more, which is the most common; None if not."""
-        if self._rest or len(data) < 4 or data[0] != _FINAL_BINARY:
-            return None
-        length = data[1]
-        if length < 126:
-            return data[2:] if len(data) == length + 2 else None
-        if length == 126 and len(data) == (data[2] << 8 | data[3]) + 4:
-            return data[4:]
-        return None
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield ``(opcode, payload)`` of each frame that is complete.

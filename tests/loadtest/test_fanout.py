@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from loadtest.churn import measure_churn, measure_storm
+from loadtest.compiler import has_compiler
 from loadtest.connect import measure_connections
 from loadtest.errors import LoadTestError
 from loadtest.fanout import Load, compare, measure
 from loadtest.report import write_json, write_report
-from loadtest.scanner import has_compiler
 from loadtest.servers import Depthcast, Reference, Running
 from loadtest.slow import measure_slow
 from loadtest.target import Server

@@ -1,4 +1,4 @@
-"""Frames: what the library encoded is read back, however it is cut. What is in them: see test_scanner.py."""
+"""Frames: what the library encoded is read back, however it is cut. What is in them: see test_receiver.py."""
 
 import pytest
 from hypothesis import given
@@ -19,16 +19,6 @@ def test_frames_come_out_whole_however_they_are_cut(payloads: list[bytes], cuts:
         found += reader.feed(data[at : at + cut])
         at += cut
     assert found == [(OP_BINARY, payload) for payload in payloads]
-
-
-@given(PAYLOADS, st.integers(0, 3))
-def test_one_whole_frame_is_told_from_all_else(payloads: list[bytes], cut: int) -> None:
-    data = b"".join(Frame(Opcode.BINARY, payload).serialize(mask=False) for payload in payloads)
-    data = data[: len(data) - cut]
-    whole, again = FrameReader().whole(data), list(FrameReader().feed(data))
-    assert whole is None or again == [(OP_BINARY, whole)]
-    if len(payloads) == 1 and not cut and 2 <= len(payloads[0]) < 65_536:
-        assert whole == payloads[0]
 
 
 @given(st.binary(max_size=70_000))
