@@ -66,6 +66,9 @@ class Measured:
     flush_interval_ms: float
     """Seconds over flushes of the server; over frames per client where it does not tell."""
     publisher_late_p99_ms: float
+    publisher_cpu_percent: float
+    publisher_scheduling: str
+    """How it got its core before others: ``fifo``, ``nice`` or ``normal``; "" without a publisher of ours."""
     generator_cpu_percent: float
     closed: dict[str, int]
     checks: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +147,8 @@ async def window(target: Target, load: Load, source: Source, swarm: Swarm) -> Me
         bytes_per_s_per_client=round(sum(c.bytes for c in swarm.receiver.counts) / load.clients / sending_s, 1),
         flush_interval_ms=round(1e3 * sending_s / max(1.0, flushes), 3),
         publisher_late_p99_ms=run["late_p99_ms"],
+        publisher_cpu_percent=run["cpu_percent"],
+        publisher_scheduling=run["scheduling"],
         generator_cpu_percent=round(100 * own_s / sending_s, 1),
         closed=swarm.closings(),
         checks={**asdict(checks), "clients": len(swarm.checkers)},

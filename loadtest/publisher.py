@@ -24,6 +24,7 @@ from aiokafka.errors import KafkaError
 from loadtest.broker import Broker
 from loadtest.histogram import Histogram
 from loadtest.instruments import SyntheticBook, market, names
+from loadtest.on_time import Ticker, first_in_line
 from loadtest.reference.feed import record
 from protos.codec import CODECS
 from protos.messages import MarketMessage
@@ -155,6 +156,9 @@ class Run:
     late_p99_ms: float
     """How late the publisher itself was: this much of each latency is not the server's."""
     late_max_ms: float
+    cpu_percent: float
+    scheduling: str
+    """What others on this core left to it, see `loadtest.on_time`."""
 
 
 class Publisher:
@@ -188,18 +192,20 @@ class Publisher:
         published = [0] * len(self._books)
         late = Histogram()
         done, interval_ns = 0, 1e9 / rate
-        started_ns = time.time_ns()
-        while done < total:
-            now_ns = time.time_ns()
-            due = min(total, int((now_ns - started_ns) / interval_ns) + 1)
-            if due > done:
-                await self._sink.write(self._stamped(range(done, due), started_ns, interval_ns, published))
-                step = max(1, (due - done) // LATE_SAMPLES)
-                late.record([now_ns - started_ns - int(k * interval_ns) for k in range(done, due, step)])
-            done = due
-            await asyncio.sleep(TICK_S)
-        took_s = (time.time_ns() - started_ns) / 1e9
-        return Run(published, started_ns, took_s, late.quantile_ms(0.99), round(late.max / 1e6, 3))
+        with first_in_line() as scheduling, Ticker(TICK_S) as ticker:
+            started_ns, used_s = ticker.started_ns, time.process_time()
+            while done < total:
+                now_ns = time.time_ns()
+                due = min(total, int((now_ns - started_ns) / interval_ns) + 1)
+                if due > done:
+                    await self._sink.write(self._stamped(range(done, due), started_ns, interval_ns, published))
+                    step = max(1, (due - done) // LATE_SAMPLES)
+                    late.record([now_ns - started_ns - int(k * interval_ns) for k in range(done, due, step)])
+                done = due
+                await ticker.tick()
+            took_s, used_s = (time.time_ns() - started_ns) / 1e9, time.process_time() - used_s
+        late_ms = late.quantile_ms(0.99), round(late.max / 1e6, 3)
+        return Run(published, started_ns, took_s, *late_ms, round(100 * used_s / took_s, 1), scheduling)
 
     def _stamped(
         self, numbers: range, started_ns: int, interval_ns: float, published: list[int]

@@ -127,4 +127,5 @@ class Live:
     async def run(self, rate: float, seconds: float) -> dict[str, Any]:  # noqa: ARG002
         started_ns = time.time_ns()
         await asyncio.sleep(seconds)
-        return {"published": None, "started_ns": started_ns, "seconds": seconds, "late_p99_ms": 0.0}
+        late = {"late_p99_ms": 0.0, "cpu_percent": 0.0, "scheduling": ""}
+        return {"published": None, "started_ns": started_ns, "seconds": seconds, **late}
