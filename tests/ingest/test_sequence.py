@@ -32,8 +32,18 @@ def actions(sequence: Sequence, *events: BookEvent) -> list[Action]:
     return [verdict.action for verdict in follow(sequence, *events)]
 
 
+def number(text: str) -> int:
+    """As parsed from a message: equal to another of its value, and not the same object."""
+    return int(text)
+
+
 def test_every_rule_has_a_row() -> None:
     assert set(CHAINS) == set(SequenceRule)
+
+
+def test_only_venues_without_numbers_cannot_prove_a_loss() -> None:
+    silent = {rule for rule, chain in CHAINS.items() if not chain.proves_loss}
+    assert silent == {SequenceRule.KRAKEN, SequenceRule.COINBASE}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +78,9 @@ def test_binance_spot_chain(event: BookEvent, action: Action) -> None:
     [
         (delta(80, 99, 79), Action.DROP),
         (delta(80, 120, 79), Action.APPLY),  # U <= last <= u
+        (delta(100, 120, 79), Action.APPLY),
+        (delta(101, 120, 79), Action.GAP),
+        (delta(None, 120, 79), Action.GAP),
         (delta(105, 120, 100), Action.APPLY),  # ids are not dense, but pu links to the snapshot's
         (delta(105, 120, 103), Action.GAP),
     ],
@@ -150,6 +163,20 @@ def test_an_older_snapshot_does_not_turn_a_live_book_back() -> None:
     ]
 
 
+def test_what_the_newest_of_the_buffer_has_is_not_buffered_again() -> None:
+    sequence = Sequence(SequenceRule.BINANCE_SPOT)
+    early = [delta(90, 95), delta(96, 102)]
+    assert actions(sequence, *early, delta(97, 101)) == [Action.BUFFER, Action.BUFFER, Action.DROP]
+    assert sequence.buffer == early
+
+
+def test_the_buffer_counts_the_levels_of_both_sides() -> None:
+    sequence = Sequence(SequenceRule.BINANCE_SPOT)
+    deltas = [BookEvent(False, LEVEL * 200, LEVEL * 300, first=i, last=i) for i in (1, 2, 3)]
+    assert actions(sequence, *deltas) == [Action.BUFFER] * 3
+    assert sequence.buffered_levels == 1_500
+
+
 def test_the_buffer_is_bounded_by_deltas() -> None:
     sequence = Sequence(SequenceRule.BINANCE_SPOT)
     verdicts = follow(sequence, *(delta(i, i) for i in range(1, BUFFERED_DELTAS_MAX + 2)))
@@ -200,6 +227,19 @@ def test_linked_venues(rule: SequenceRule) -> None:
     ]
 
 
+@pytest.mark.parametrize("rule", PREV_LINKED)
+def test_links_are_equal_numbers(rule: SequenceRule) -> None:
+    sequence = Sequence(rule)
+    again = delta(None, number("90000"), number("70000"))
+    assert actions(sequence, snapshot(number("70000")), delta(None, number("90000"), number("70000")), again) == [
+        Action.RESET,
+        Action.APPLY,
+        Action.DROP,
+    ]
+    heartbeat = delta(None, number("90000"), number("90000"))
+    assert actions(sequence, heartbeat) == [Action.APPLY]
+
+
 def test_okx_maintenance_reset_is_no_gap() -> None:
     sequence = Sequence(SequenceRule.OKX)
     lower = delta(None, 3, 15)
@@ -213,6 +253,11 @@ def test_okx_lower_number_without_link_is_a_gap() -> None:
 
 def test_okx_without_numbers_relies_on_the_checksum() -> None:
     assert actions(Sequence(SequenceRule.OKX), snapshot(), delta(), delta()) == [
+        Action.RESET,
+        Action.APPLY,
+        Action.APPLY,
+    ]
+    assert actions(Sequence(SequenceRule.OKX), snapshot(15), delta(), delta(None, 18, 15)) == [
         Action.RESET,
         Action.APPLY,
         Action.APPLY,

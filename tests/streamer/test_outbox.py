@@ -9,6 +9,9 @@ from streamer.outbox import Lane, Offer, Outbox, Segment
 CODEC = CODECS["depthcast.v1.proto"]
 LIMITS = Limits(outbox_soft_bytes=100, outbox_soft_ms=500, outbox_hard_bytes=300, outbox_stall_ms=1_000)
 MS = 1_000_000
+NOW_NS = 1_700_000_000_000_000_001
+EPOCHS = "1700000000000", "1700000000001"
+"""As text: each `int` of it is another object, as it is in two messages."""
 
 
 class Numbers:
@@ -73,6 +76,48 @@ def test_take_fills_a_frame_and_lets_one_large_chunk_through() -> None:
     assert count(bench.counters.delivered, Channel.RAW) == 5
 
 
+def test_a_frame_may_be_full_to_the_byte() -> None:
+    bench = Bench(Channel.RAW)
+    for _ in range(4):
+        bench.offer(0, 20)
+    assert len(bench.outbox.take(39)) == 1
+    assert len(bench.outbox.take(40)) == 2
+
+
+def test_an_outbox_begins_with_nothing() -> None:
+    outbox = Outbox(CODEC, LIMITS, Counters(), set())
+    lane = Lane(Numbers(1, Channel.BOOK), CODEC, LIMITS, outbox.counters)
+    lane.source.total = tally(Channel.BOOK, 7)
+    outbox.join(lane, 0, 0, skip=False)
+    assert outbox.queued() == 0, "what it joins to was never its own"
+    outbox.reply(Pong(1, 1))
+    assert outbox.settle(NOW_NS) is Offer.QUEUED
+    assert (outbox.bytes, outbox.settled, outbox.kept) == (outbox.queued_bytes(), 1, 0)
+
+
+def test_a_part_that_is_taken_leaves_the_account_of_the_rest() -> None:
+    bench = Bench(Channel.RAW, Channel.BOOK)
+    for _ in range(5):
+        bench.offer(0, 25)
+    bench.outbox.settle(NOW_NS)
+    assert (bench.outbox.bytes, bench.outbox.settled, bench.outbox.kept) == (125, 5, 5)
+    bench.offer(1, 10)
+    bench.outbox.take(50)
+    assert (bench.outbox.bytes, bench.outbox.settled, bench.outbox.kept) == (75, 3, 3)
+    bench.offer(1, 50)
+    assert bench.outbox.settle(NOW_NS) is Offer.CONFLATED
+    assert {segment.lane for segment in bench.outbox.queue} == {bench.lanes[0], None}
+
+
+def test_a_part_of_what_may_collapse_collapses_still() -> None:
+    bench = Bench(Channel.BOOK)
+    for _ in range(3):
+        bench.offer(0, 60)
+    bench.outbox.take(60)
+    assert bench.outbox.settle(NOW_NS) is Offer.CONFLATED
+    assert [segment.lane for segment in bench.outbox.queue] == [None]
+
+
 def test_a_backlog_below_the_soft_mark_only_waits() -> None:
     bench = Bench(Channel.BOOK)
     bench.offer(0, 100)
@@ -105,6 +150,23 @@ def test_book_and_quotes_collapse_to_the_position_the_client_has() -> None:
     assert not bench.outbox.behind
     assert all(lane.conflating == 0 and bench.outbox in lane.listeners for lane in bench.lanes)
     assert bench.sources[0].cuts == 2, "what was published before must not come again"
+
+
+def test_all_that_a_client_waits_for_is_counted_once() -> None:
+    """In its queue, and behind, of the same channel."""
+    bench = Bench(Channel.BOOK, Channel.BOOK)
+    bench.offer(0)
+    bench.offer(0)
+    bench.outbox.take(1_000)
+    for _ in range(3):
+        bench.offer(0, 60)
+    bench.outbox.settle(NOW_NS)
+    assert bench.outbox.behind == {bench.lanes[0]: (1, 2, tally(Channel.BOOK, 2))}
+    bench.offer(1)
+    assert bench.outbox.queued() == tally(Channel.BOOK, 4)
+    bench.outbox.take(1_000)
+    assert bench.counters.conflated == tally(Channel.BOOK, 3)
+    assert bench.counters.delivered == tally(Channel.BOOK, 3)
 
 
 def test_slow_is_told_once_per_episode() -> None:
@@ -157,6 +219,26 @@ def test_skipped_trades_are_named_where_they_were() -> None:
     assert not bench.outbox.holes
 
 
+def test_no_more_is_skipped_than_needed_and_only_where_it_is_allowed() -> None:
+    bench = Bench(Channel.TRADES, Channel.RAW, skip=True)
+    bench.outbox.skips.discard(bench.lanes[1])
+    bench.offer(1, 30)
+    for size in (60, 30, 40):
+        bench.offer(0, size, epoch=int(EPOCHS[0]))
+    bench.outbox.settle(NOW_NS)
+    raw, notice, *kept = bench.outbox.queue
+    assert (len(raw.data), [len(segment.data) for segment in kept[:2]]) == (30, [30, 40])
+    assert bench.outbox.holes == {notice: tally(Channel.TRADES, 1)}
+
+
+def test_one_notice_names_all_that_is_skipped_of_an_epoch() -> None:
+    bench = Bench(Channel.TRADES, skip=True)
+    for _ in range(5):
+        bench.offer(0, 60, epoch=int(EPOCHS[0]))
+    bench.outbox.settle(NOW_NS)
+    assert list(bench.outbox.holes.values()) == [tally(Channel.TRADES, 4)]
+
+
 def test_a_hole_does_not_span_epochs() -> None:
     bench = Bench(Channel.TRADES, skip=True)
     bench.offer(0, 60)
@@ -169,10 +251,10 @@ def test_a_hole_does_not_span_epochs() -> None:
 
 def test_trades_that_may_not_be_skipped_wait_for_the_hard_mark() -> None:
     bench = Bench(Channel.TRADES)
-    bench.offer(0, 290)
+    bench.offer(0, 300)
     assert bench.outbox.settle(1) is Offer.CONFLATED
     assert len(bench.outbox.queue) == 2
-    bench.offer(0, 20)
+    bench.offer(0, 1)
     assert bench.outbox.settle(2) is Offer.OVERFLOW
 
 
@@ -185,6 +267,18 @@ def test_a_queue_that_waits_too_long_collapses_too_if_it_can() -> None:
     bench.offer(0)
     assert bench.outbox.settle(601 * MS) is Offer.CONFLATED
     assert set(bench.outbox.behind) == {bench.lanes[0]}
+
+
+def test_marks_of_time_hold_to_the_nanosecond() -> None:
+    bench = Bench(Channel.BOOK)
+    bench.offer(0)
+    assert bench.outbox.settle(NOW_NS) is Offer.QUEUED
+    assert bench.outbox.settle(NOW_NS + 500 * MS - 1) is Offer.QUEUED
+    assert bench.outbox.settle(NOW_NS + 500 * MS) is Offer.CONFLATED
+    assert not bench.lanes[0].listeners
+    assert bench.outbox.settle(NOW_NS + 1_000 * MS - 1) is Offer.CONFLATED
+    assert bench.outbox.settle(NOW_NS + 1_000 * MS) is Offer.OVERFLOW
+    assert bench.outbox.settle(NOW_NS + 3_000 * MS) is Offer.OVERFLOW, "however late it is judged"
 
 
 def test_time_without_progress_overflows_and_a_take_is_progress() -> None:
@@ -208,6 +302,20 @@ def test_leaving_takes_what_is_queued_along() -> None:
     assert count(bench.counters.skipped, Channel.BOOK) == 1
     assert not bench.lanes[0].listeners
     assert not bench.lanes[0].members
+    assert (bench.outbox.bytes, bench.outbox.settled, bench.outbox.kept) == (0, 0, 0)
+    assert bench.outbox.settle(NOW_NS) is Offer.QUEUED
+    assert bench.outbox.bytes == bench.outbox.queued_bytes()
+
+
+def test_leaving_takes_the_holes_along() -> None:
+    bench = Bench(Channel.TRADES, skip=True)
+    for _ in range(4):
+        bench.offer(0, 60)
+    bench.outbox.settle(NOW_NS)
+    assert bench.outbox.holes
+    bench.outbox.leave(bench.lanes[0])
+    assert bench.counters.skipped == tally(Channel.TRADES, 4)
+    assert not bench.outbox.holes
 
 
 def test_leaving_while_collapsed_ends_the_counting() -> None:
@@ -253,7 +361,7 @@ def test_catch_ups_are_shared_but_not_hoarded() -> None:
     counters = Counters()
     source = Numbers(1, Channel.BOOK)
     lane = Lane(source, CODEC, Limits(catch_ups_cached=2), counters)
-    for seq in (0, 0, 0, 1, 2, 3, 3):
+    for seq in (0, 0, 1, 0, 2, 3, 3):
         outbox = Outbox(CODEC, LIMITS, counters, set())
         outbox.join(lane, 1, seq, skip=False)
         assert bench_seq(outbox.take(1_000)) == seq
