@@ -10,7 +10,7 @@ THOROUGH := $(wildcard $(addprefix tests/,slow rfc6455 security real_clients fuz
 CALM := $(wildcard tests/test_*.py $(addprefix tests/,$(PURE) fuzz))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-calm test-timed coverage $(PURE:%=coverage-%) compile test-compiled check fuzz audit bench proto lock clean
+.PHONY: help demo test test-calm test-integration test-timed coverage $(PURE:%=coverage-%) compile test-compiled check fuzz audit bench proto lock clean
 
 help:
 	@echo "make demo    live order books in the browser, everything on this machine"
@@ -34,8 +34,12 @@ test: .venv/.dev
 test-calm: .venv/.dev
 	$(BIN)/python -m pytest $(CALM)
 
+# Its tests wait for processes most of the time, and for conditions, not for so many seconds: two at a time.
+test-integration: .venv/.dev
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/integration
+
 test-timed: .venv/.dev
-	$(BIN)/python -m pytest $(filter-out $(CALM),$(QUICK) $(THOROUGH))
+	$(BIN)/python -m pytest $(filter-out $(CALM) tests/integration,$(QUICK) $(THOROUGH))
 
 # Beside the checkout, which stays pure: what runs in build/compiled, or with it installed, runs compiled.
 compile: .venv/.dev
