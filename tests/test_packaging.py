@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import distribution, packages_distributions
@@ -87,8 +88,11 @@ def test_it_is_typed_and_has_its_command() -> None:
     assert (command.name, command.value) == ("depthcast", "services.cli:main")
 
 
-def test_make_test_runs_every_folder_of_tests() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    named = set(re.split(r"\W+", " ".join(re.findall(r"^(?:QUICK|THOROUGH) := (.*)$", makefile, re.MULTILINE))))
+@pytest.mark.parametrize("targets", [["test"], ["test-calm", "test-integration", "test-timed"]], ids=["here", "CI"])
+def test_every_folder_of_tests_runs(targets: list[str]) -> None:
+    assert set(targets) <= {"test", *re.findall(r"[\w-]+", (ROOT / ".ci" / "run").read_text())}
+    command = ["make", "--dry-run", "--always-make", "PYTHON=python3", *targets]
+    recipes = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    named = {word.split("/")[1] for word in recipes.split() if word.startswith("tests/")}
     folders = {path.parent.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").glob("*/**/test_*.py")}
-    assert folders <= named
+    assert folders | {path.name for path in (ROOT / "tests").glob("test_*.py")} <= named
