@@ -1,4 +1,4 @@
-"""Build hook: with ``DEPTHCAST_COMPILE=1`` mypyc compiles the pure packages of the wheel.
+"""Build hook: with ``DEPTHCAST_COMPILE=1`` mypyc compiles the pure packages of the wheel, and cc the native sender.
 
 Without it the wheel is Python alone and fits every platform. The modules stay in the wheel beside their extensions,
 which Python prefers to them, so that tracebacks show their lines.
@@ -50,7 +50,7 @@ def wanted() -> bool:
 def compile_into(root: Path, directory: Path) -> Path:
     """Compile; returns the folder that holds the extensions as they lie in the wheel. Takes about a minute."""
     from mypyc.build import mypycify
-    from setuptools import Distribution
+    from setuptools import Distribution, Extension
 
     os.chdir(root)  # mypy names modules by their path from here
     modules = [str(path.relative_to(root)) for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
@@ -67,7 +67,8 @@ def compile_into(root: Path, directory: Path) -> Path:
         target_dir=str(directory / "c"),
         group_name="depthcast",
     )
-    builder = Distribution({"name": "depthcast", "ext_modules": extensions}).get_command_obj("build_ext")
+    native = Extension("services.streamer.native", ["services/streamer/native.c"], py_limited_api=True)
+    builder = Distribution({"name": "depthcast", "ext_modules": [*extensions, native]}).get_command_obj("build_ext")
     builder.build_lib = str(directory / "lib")
     builder.build_temp = str(directory / "o")
     builder.ensure_finalized()

@@ -1,27 +1,16 @@
-"""What one flush makes for the sockets."""
+"""What one flush has for the sockets."""
 
 from streamer.outbox import Outbox, Segment
 
 
 class Batch:
-    """What a slice of a flush writes: ``frames[i]`` of ``outboxes[i]`` to ``sockets[i]``."""
+    """A slice of a flush: ``queues[i]`` of ``outboxes[i]`` is to go to ``sockets[i]`` in a frame with ``firsts[i]``."""
 
-    __slots__ = ("bytes", "frames", "others", "outboxes", "sockets")
+    __slots__ = ("firsts", "others", "outboxes", "queues", "sockets")
 
     def __init__(self) -> None:
         self.sockets: list[int] = []
-        self.frames: list[bytes] = []
+        self.firsts = bytearray()
+        self.queues: list[list[Segment]] = []
         self.outboxes: list[Outbox] = []
-        self.bytes = 0  # of the frames
-        self.others: list[Outbox] = []  # to be asked afterwards: no socket, closed, or more to take
-
-
-class Shared:
-    """A frame that was made in this flush, and the queue it was made of."""
-
-    __slots__ = ("frame", "queue", "tally")
-
-    def __init__(self, queue: list[Segment], tally: int, frame: bytes) -> None:
-        self.queue = queue
-        self.tally = tally
-        self.frame = frame
+        self.others: list[Outbox] = []  # to be asked: no socket, closed, slow, or with more than its queue to take

@@ -2,26 +2,16 @@
 
 from struct import Struct
 
-_MEDIUM = Struct("!BBH")
-_LARGE = Struct("!BBQ")
+TEXT, BINARY = 0x81, 0x82
+"""First bytes of a frame: the whole of a message."""
+_MEDIUM = Struct("!BBH").pack
+_LARGE = Struct("!BBQ").pack
 
 
-def text_frame(chunks: list[bytes]) -> bytes:
-    return _frame(0x81, chunks)
-
-
-def binary_frame(chunks: list[bytes]) -> bytes:
-    return _frame(0x82, chunks)
-
-
-def _frame(first: int, chunks: list[bytes]) -> bytes:
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
+def header(first: int, size: int) -> bytes:
+    """What comes before a payload of ``size`` bytes."""
     if size < 126:
-        header = bytes((first, size))
-    elif size < 65_536:
-        header = _MEDIUM.pack(first, 126, size)
-    else:
-        header = _LARGE.pack(first, 127, size)
-    return b"".join([header, *chunks])
+        return bytes((first, size))
+    if size < 65_536:
+        return _MEDIUM(first, 126, size)
+    return _LARGE(first, 127, size)

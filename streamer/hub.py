@@ -6,7 +6,8 @@ The shell's loop, and the order that makes it right::
     hub.tick(now_ns)                         # interval tiers and digests that are due
     for outbox in hub.flush(now_ns):         # every outbox with something to take
         if outbox.close_code is not None: close the connection with it, then hub.detach(outbox)
-        elif the socket is writable:      write hub.payload(outbox, bytes_max), until it is empty; or all in a `gather`
+        elif the socket is writable:      write hub.payload(outbox, bytes_max), until it is empty
+    # or first hub.gather(outboxes): those with a plain queue, to be written in one call
 
 Nothing here waits, and the cost of an update does not depend on the number of its listeners until `flush`, where it is
 one list append each per stream, however many updates the stream had.
@@ -32,11 +33,11 @@ from protos.messages import (
     Trade,
     Unsubscribed,
 )
-from streamer.batch import Batch, Shared
+from streamer.batch import Batch
 from streamer.counters import Counters
 from streamer.instrument import Instrument
 from streamer.limits import Limits
-from streamer.outbox import MS, Offer, Outbox, Segment
+from streamer.outbox import MS, Offer, Outbox
 from streamer.streams import Fanout, Stream, StreamKey, announce_changes
 from streamer.tiers import TierStream
 
@@ -53,7 +54,6 @@ class Hub:
         "_fanout",
         "_flushed",
         "_instruments",
-        "_shared",
         "_streams",
         "_streams_made",
         "_sweep_ns",
@@ -80,7 +80,6 @@ class Hub:
         self._flushed: list[Outbox] = []  # returned by the last flush
         self._backlog: set[Outbox] = set()  # had something left when the last flush began
         self._sweep_ns = 0
-        self._shared: dict[Segment, Shared] = {}  # by the last segment
 
     # ---- the market
 
@@ -285,7 +284,6 @@ class Hub:
         """
         fanout = self._fanout
         fanout.now_ns = now_ns
-        self._shared.clear()
         backlog = self._backlog
         backlog.update([outbox for outbox in self._flushed if outbox.queue or outbox.behind])
         if backlog:
@@ -312,45 +310,31 @@ class Hub:
                 self._abandon(outbox, CloseCode.SLOW_CONSUMER)
 
     def gather(self, outboxes: Iterable[Outbox]) -> Batch:
-        """The payload of each, in one pass."""
+        """Who can be written to at once, with what. The shell empties the queues and adds to ``counters.delivered``."""
         batch = Batch()
+        sockets, firsts, queues, direct = batch.sockets, batch.firsts, batch.queues, batch.outboxes
         for outbox in outboxes:
-            if outbox.socket < 0 or outbox.close_code is not None or outbox.gone():
+            queue = outbox.queue
+            if (
+                outbox.socket < 0
+                or outbox.behind
+                or outbox.settled
+                or outbox.stalled_ns
+                or outbox.slow
+                or outbox.close_code is not None
+                or not queue
+            ):
                 batch.others.append(outbox)
                 continue
-            data = self.payload(outbox, self.limits.frame_bytes_max)
-            if data:
-                batch.sockets.append(outbox.socket)
-                batch.frames.append(data)
-                batch.outboxes.append(outbox)
-                batch.bytes += len(data)
-            if outbox.queue or outbox.behind:
-                batch.others.append(outbox)
+            sockets.append(outbox.socket)
+            firsts.append(outbox.first)
+            queues.append(queue)
+            direct.append(outbox)
         return batch
 
     def payload(self, outbox: Outbox, bytes_max: int) -> bytes:
-        """`Outbox.take`, made one by `Outbox.frame`. Clients with the same queue share it until the next flush.
-
-        Returns:
-            b"" when there is nothing to send.
-        """
-        queue = outbox.queue
-        if not queue or outbox.behind:
-            chunks = outbox.take(bytes_max)
-            return outbox.frame(chunks) if chunks else b""
-        last = queue[-1]  # equal queues end equally, and the hash of one segment is cheaper than that of twenty
-        shared = self._shared.get(last)
-        if shared is not None and shared.queue == queue:
-            self.counters.delivered += shared.tally
-            outbox.empty()
-            outbox.slow = False
-            return shared.frame
-        taken = queue.copy()
-        before = self.counters.delivered
-        data = outbox.frame(outbox.take(bytes_max))
-        if not queue:
-            self._shared[last] = Shared(taken, self.counters.delivered - before, data)
-        return data
+        """`Outbox.take`, joined; b"" when there is nothing to send."""
+        return b"".join(outbox.take(bytes_max))
 
     # ---- for HTTP and metrics
 

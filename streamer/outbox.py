@@ -19,13 +19,13 @@ An update is counted once, when its fate is known: conflated when the since() me
 when the notice that names it is. Whatever still waits for either when the connection closes is lost with it.
 """
 
-from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
 from protos.codec import Codec
 from protos.messages import Channel, CloseCode, MarketMessage, Notice, NoticeCode, Scale, ServerMessage
 from streamer.counters import Counters
+from streamer.frames import BINARY, TEXT
 from streamer.limits import Limits
 
 MS = 1_000_000
@@ -123,10 +123,6 @@ class Lane:
         return data
 
 
-def _no() -> bool:
-    return False
-
-
 class Outbox:
     """One client's queue. `take` is called by the shell when the socket has room; the rest by the hub."""
 
@@ -136,8 +132,7 @@ class Outbox:
         "close_code",
         "codec",
         "counters",
-        "frame",
-        "gone",
+        "first",
         "holes",
         "kept",
         "lanes",
@@ -166,9 +161,8 @@ class Outbox:
         self.bytes = 0  # of the first `settled` segments
         self.settled = 0
         self.kept = 0  # leading segments that cannot collapse
-        self.frame: Callable[[list[bytes]], bytes] = b"".join  # makes a payload of chunks; one function per codec
+        self.first = BINARY if codec.binary else TEXT  # byte of each frame
         self.socket = -1  # the shell's: where it may write at once; -1: the client must be asked
-        self.gone = _no  # the shell's: whether that socket is closed
         self.stalled_ns = 0  # when the backlog was first seen without a take since; 0: not seen
 
     def push(self, chunk: bytes) -> None:
@@ -361,6 +355,7 @@ class Outbox:
         self.queue.clear()
         self.holes.clear()
         self.bytes = self.settled = self.kept = 0
+        self.socket = -1
         if self.close_code is None:
             self.close_code = code
 

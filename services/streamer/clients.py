@@ -180,13 +180,18 @@ class Clients:
 
     def flush(self, outboxes: Sequence[Outbox]) -> None:
         """Write to each client what waits for it, as far as the kernel takes it."""
-        batch = self.hub.gather(outboxes)
-        frames = batch.frames
-        members = self.members
-        self.sends += len(frames)
-        self.sent_bytes += batch.bytes
-        for i, taken in send_all(batch.sockets, frames):
-            members[batch.outboxes[i]].sent(frames[i][taken:])
+        hub, members = self.hub, self.members
+        batch = hub.gather(outboxes)
+        sent_bytes, tally, left = send_all(batch.sockets, batch.firsts, batch.queues, hub.limits.frame_bytes_max)
+        hub.counters.delivered += tally
+        self.sends += len(batch.sockets)
+        self.sent_bytes += sent_bytes
+        for i, rest in left:
+            if rest is None:
+                self.sends -= 1
+                batch.others.append(batch.outboxes[i])
+            else:
+                members[batch.outboxes[i]].sent(rest)
         for outbox in batch.others:
             member = members.get(outbox)
             if member is not None:

@@ -22,7 +22,7 @@ from services.streamer.gate import Gate
 from services.streamer.handshake import LOGGER
 from streamer.access import Access
 from streamer.effects import DoAdmit, DoClose, DoPing, DoRestore, DoSubscribe, DoUnsubscribe, Effect, Reply
-from streamer.frames import binary_frame, text_frame
+from streamer.frames import header
 from streamer.session import Session
 
 PING = b"\x89\x00"
@@ -83,7 +83,6 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._sent_code = 0  # of the close frame; when not 0, nothing more is sent or obeyed
         self._outbox = hub.attach(codec)
-        self._outbox.frame = binary_frame if codec.binary else text_frame
         self.session = Session(
             os.urandom(12).hex(),
             hub.limits,
@@ -100,7 +99,7 @@ class Connection(asyncio.Protocol):
         self._clients.opened(self._outbox, self)
         for effect in self.session.open():
             self._perform(effect, 0)
-        self._write(head + self._payload())
+        self._write(head + self._frame())
         self._allow_direct()
 
     # ---- what the peer sends
@@ -210,30 +209,31 @@ class Connection(asyncio.Protocol):
             self._gate = Gate(self._clients.clock.now_ns())
             outbox.socket = -1
         while not (self._paused or self._sent_code or (self._gate is not None and self._gate.shut)):
-            payload = self._payload()
-            if not payload or self._transport.is_closing():
+            frame = self._frame()
+            if not frame or self._transport.is_closing():
                 return
             if self._gate is not None:
-                payload += gate.PING
+                frame += gate.PING
                 self._gate.sent(self._clients.clock.now_ns())
-            self._write(payload)
+            self._write(frame)
 
-    def _payload(self) -> bytes:
+    def _frame(self) -> bytes:
         hub, outbox = self._clients.hub, self._outbox
         bytes_max = hub.limits.frame_bytes_max
         if self._gate is not None and not outbox.kept:  # what may not be conflated must get through
             bytes_max = gate.FRAME_BYTES_MAX
-        return hub.payload(outbox, bytes_max)
+        payload = hub.payload(outbox, bytes_max)
+        return header(outbox.first, len(payload)) + payload if payload else b""
 
     def _allow_direct(self) -> None:
         """Let the flush loop write to the socket itself while the transport has nothing of ours, see `sending`."""
         if not (self._paused or self._tls or self._gate is not None):
             self._outbox.socket = self._transport.get_extra_info("socket").fileno()
-            self._outbox.gone = self._transport.is_closing
 
     def sent(self, rest: bytes) -> None:
         """The flush loop wrote to the socket, which did not take ``rest``."""
-        self._transport.write(rest)
+        if not self._transport.is_closing():
+            self._transport.write(rest)
 
     def _write(self, data: bytes) -> None:
         self._clients.sends += 1

@@ -1,7 +1,6 @@
-"""What the hub does with the queues of its clients: shared frames, closed clients, one pass for many sockets."""
+"""What the hub does with the queues of its clients: closed clients, who can be written to at once."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from protos.codec import CODECS, Codec
@@ -48,39 +47,6 @@ def test_a_stalled_client_is_found_without_new_updates(world: World) -> None:
     assert outbox.close_code is CloseCode.SLOW_CONSUMER
 
 
-def test_clients_with_equal_queues_share_one_frame(world: World) -> None:
-    world.apply(world.maker.snapshot())
-    one, two = world.join(RAW, BOOK), world.join(RAW, BOOK)
-    other = world.join(RAW)
-    world.apply(world.maker.delta())
-    world.hub.flush(3)
-    made: list[bytes] = []
-
-    def frame(chunks: list[bytes]) -> bytes:
-        made.append(b"head" + b"".join(chunks))
-        return made[-1]
-
-    one.frame = two.frame = other.frame = frame
-    first = world.hub.payload(one, 1_000)
-    assert world.hub.payload(two, 1_000) is first
-    assert world.hub.payload(other, 1_000) != first
-    assert len(made) == 2
-    assert count(world.hub.counters.delivered, Channel.RAW) == 3
-    assert count(world.hub.counters.delivered, Channel.BOOK) == 2
-    assert world.hub.payload(one, 1_000) == b""
-
-
-def test_a_part_of_a_queue_is_not_shared(world: World) -> None:
-    world.apply(world.maker.snapshot())
-    one, two = world.join(RAW, BOOK), world.join(RAW, BOOK)
-    world.apply(world.maker.delta())
-    world.hub.flush(3)
-    part = world.hub.payload(one, 1)
-    whole = world.hub.payload(two, 1_000)
-    assert whole.startswith(part)
-    assert part + world.hub.payload(one, 1_000) == whole
-
-
 def test_each_codec_gets_its_own(world: World) -> None:
     world.apply(world.maker.snapshot())
     outboxes = []
@@ -115,24 +81,20 @@ def test_only_trades_can_be_skipped(world: World) -> None:
     assert [lane.source.channel for lane in outbox.skips] == [Channel.TRADES]
 
 
-def test_one_pass_makes_the_frames_of_all_who_have_a_socket(world: World) -> None:
-    """Who has none, is closed or has more to take is to be asked afterwards."""
-    world.hub.limits = replace(world.hub.limits, frame_bytes_max=1)
+def test_who_has_a_plain_queue_can_be_written_to_at_once(world: World) -> None:
+    """Who has no socket, is closed, is slow or has other things to take is to be asked."""
     world.apply(world.maker.snapshot())
-    outboxes = [world.join(RAW, BOOK) for _ in range(5)]
-    idle, whole, closed, gone, without = outboxes
-    for socket, outbox in enumerate(outboxes[:-1]):
-        outbox.socket = socket + 10
-    gone.gone = lambda: True
+    plain, closed, joining, idle, without = [world.join(RAW) for _ in range(5)]
+    for socket, outbox in enumerate((plain, closed, joining, idle), start=3):
+        outbox.socket = socket
     world.apply(world.maker.delta())
     world.hub.flush(3)
     idle.take(1_000)
     closed.close(CloseCode.NORMAL)
-    part = whole.queue[0].data
-    batch = world.hub.gather(outboxes)
-    assert (batch.sockets, batch.outboxes, batch.frames) == ([11], [whole], [part])
-    assert batch.bytes == len(part)
-    assert batch.others == [whole, closed, gone, without]
-    assert len(whole.queue) == 1
-    batch = world.hub.gather([whole])
-    assert (len(batch.frames), batch.others) == (1, [])
+    world.hub.subscribe(joining, BOOK, None, SlowPolicy.CLOSE, 3)
+    batch = world.hub.gather([plain, closed, joining, idle, without])
+    assert (batch.sockets, batch.outboxes, batch.others) == ([3], [plain], [closed, joining, idle, without])
+    assert batch.queues[0] is plain.queue
+    assert bytes(batch.firsts) == bytes((plain.first,))
+    world.hub.flush(200 * MS)  # still there: a backlog now
+    assert world.hub.gather([plain]).others == [plain]

@@ -1,0 +1,178 @@
+"""Both senders under one contract, on real sockets: `send_each` in Python and `native.c`."""
+
+import errno
+import importlib.machinery
+import importlib.util
+import os
+import shutil
+import socket
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from loadtest.compiler import compile_c
+from protos.messages import Channel
+from services.streamer.sending import Left, send_each
+from streamer.counters import count, tally
+from streamer.frames import BINARY, TEXT, header
+from streamer.outbox import Segment
+
+Send = Callable[[list[int], bytearray, list[list[Segment]], int], tuple[int, int, Left]]
+MAX = 65_536
+SOURCE = Path(__file__).parents[2] / "services" / "streamer" / "native.c"
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Send:
+    """Compiled from the sources."""
+    if shutil.which("cc") is None and not os.environ.get("CI"):
+        pytest.skip("a C compiler is missing (Debian: apt-get install gcc libc6-dev python3-dev)")
+    library = tmp_path_factory.mktemp("native") / "native.so"
+    include = sysconfig.get_path("include")
+    compile_c(SOURCE, library, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{include}")
+    loader = importlib.machinery.ExtensionFileLoader("native", str(library))
+    spec = importlib.util.spec_from_loader("native", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    send: Send = module.send_all
+    return send
+
+
+@pytest.fixture(params=["python", "native"])
+def send(request: pytest.FixtureRequest) -> Send:
+    chosen: Send = send_each if request.param == "python" else request.getfixturevalue("native")
+    return chosen
+
+
+class Pairs:
+    """Connected sockets: the server's non-blocking ends, and the clients'."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+
+    def pair(self) -> tuple[int, socket.socket]:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.settimeout(5)
+        self._open.enter_context(ours)
+        self._open.enter_context(theirs)
+        return ours.fileno(), theirs
+
+    def close(self) -> None:
+        self._open.close()
+
+
+@pytest.fixture
+def pairs() -> Iterator[Pairs]:
+    pairs = Pairs()
+    yield pairs
+    pairs.close()
+
+
+def segment(data: bytes, channel: Channel = Channel.BOOK, updates: int = 1) -> Segment:
+    return Segment(data, None, 1, 1, 2, tally(channel, updates))
+
+
+def received(peer: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = peer.recv(1 << 16)
+        assert more, "closed"
+        data += more
+    return data
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536])
+def test_a_queue_becomes_one_frame_and_is_empty(send: Send, pairs: Pairs, size: int) -> None:
+    fd, peer = pairs.pair()
+    data = os.urandom(size)
+    queue = [segment(data[: size // 3]), segment(data[size // 3 :])]
+    frame = header(BINARY, size) + data
+    assert send([fd], bytearray((BINARY,)), [queue], MAX) == (len(frame), tally(Channel.BOOK, 2), [])
+    assert received(peer, len(frame)) == frame
+    assert queue == []
+
+
+def test_each_client_gets_its_own(send: Send, pairs: Pairs) -> None:
+    """More segments than the native table has places, shared by many queues in many ways."""
+    segments = [segment(f"<{i}>".encode(), Channel(1 + i % 4), 1 + i % 3) for i in range(9_000)]
+    queues = [segments[i : i + 90] + segments[i::1_000] for i in range(0, 9_000, 90)]
+    opened = [pairs.pair() for _ in queues]
+    firsts = bytearray(BINARY if i % 2 else TEXT for i in range(len(queues)))
+    payloads = [b"".join(s.data for s in queue) for queue in queues]
+    expected = sum(s.tally for queue in queues for s in queue)
+    sent_bytes, total, left = send([fd for fd, _ in opened], firsts, queues, MAX)
+    frames = [header(first, len(payload)) + payload for first, payload in zip(firsts, payloads, strict=True)]
+    assert [received(peer, len(frame)) for (_, peer), frame in zip(opened, frames, strict=True)] == frames
+    assert (sent_bytes, left, queues) == (sum(map(len, frames)), [], [[]] * len(queues))
+    assert total == expected
+    assert all(count(total, Channel(channel)) for channel in range(1, 5))
+
+
+def test_equal_queues_of_different_codecs_get_different_frames(send: Send, pairs: Pairs) -> None:
+    one, two = pairs.pair(), pairs.pair()
+    shared = segment(b"same")
+    send([one[0], two[0]], bytearray((BINARY, TEXT)), [[shared], [shared]], MAX)
+    assert received(one[1], 6) == b"\x82\x04same"
+    assert received(two[1], 6) == b"\x81\x04same"
+
+
+def test_what_a_full_socket_does_not_take_is_returned(send: Send, pairs: Pairs) -> None:
+    fd, peer = pairs.pair()
+    with socket.socket(fileno=os.dup(fd)) as ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    data = os.urandom(MAX)
+    frame = header(BINARY, MAX) + data
+    queue = [segment(data)]
+    sent_bytes, total, left = send([fd], bytearray((BINARY,)), [queue], MAX)
+    assert (sent_bytes, total, queue) == (len(frame), tally(Channel.BOOK, 1), [])
+    ((index, rest),) = left
+    assert index == 0
+    assert rest is not None
+    assert 0 < len(rest) < len(frame)
+    assert received(peer, len(frame) - len(rest)) + rest == frame
+
+
+def test_a_broken_socket_takes_nothing_and_stops_nobody(send: Send, pairs: Pairs) -> None:
+    gone, fine = pairs.pair(), pairs.pair()
+    gone[1].close()
+    _, _, left = send([gone[0], fine[0]], bytearray((BINARY, BINARY)), [[segment(b"a")], [segment(b"b")]], MAX)
+    assert left == [(0, b"\x82\x01a")]
+    assert received(fine[1], 3) == b"\x82\x01b"
+    with pytest.raises(OSError) as raised:  # noqa: PT011 (any of them)
+        os.write(gone[0], b"x")
+    assert raised.value.errno in (errno.EPIPE, errno.ECONNRESET)
+
+
+def test_what_does_not_fit_a_frame_is_left_alone(send: Send, pairs: Pairs) -> None:
+    large, small = pairs.pair(), pairs.pair()
+    queue = [segment(b"12345"), segment(b"67890")]
+    kept = queue.copy()
+    sent = send([large[0], small[0]], bytearray((BINARY, BINARY)), [queue, [segment(b"x" * 9)]], 9)
+    assert sent == (11, tally(Channel.BOOK, 1), [(0, None)])
+    assert queue == kept
+    assert received(small[1], 11) == b"\x82\x09" + b"x" * 9
+    large[1].settimeout(0.01)
+    with pytest.raises(TimeoutError):
+        large[1].recv(1)
+
+
+def test_equal_queues_share_one_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of `send_each`; joining anew in C is as cheap as to compare."""
+    written: list[bytes] = []
+    monkeypatch.setattr(os, "write", lambda _, frame: written.append(frame) or len(frame))
+    shared, own = [segment(b"a"), segment(b"b")], segment(b"c")
+    send_each([1, 2, 3], bytearray((BINARY,) * 3), [shared.copy(), [shared[0], own], shared.copy()], MAX)
+    assert written[0] is written[2]
+    assert [frame[2:] for frame in written] == [b"ab", b"ac", b"ab"]
+
+
+def test_the_native_sender_refuses_lists_of_different_lengths(native: Send) -> None:
+    with pytest.raises(ValueError, match="differ in length"):
+        native([1], bytearray(), [[]], MAX)
+    with pytest.raises(AttributeError):
+        native([1], bytearray((BINARY,)), [[object()]], MAX)  # type: ignore[list-item]
