@@ -6,7 +6,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from loadtest.client import LoadClient
 from loadtest.fanout import Load, chosen, connected
@@ -21,7 +21,7 @@ SAMPLES = 20
 """Measurements of memory in a run."""
 FLIP = 1_000_000
 """Number of the command with which a client subscribes to something more."""
-_FILES_S = 10.0
+_LEFT_S = 10.0
 """For the server to notice that all clients are gone."""
 
 
@@ -73,7 +73,7 @@ async def measure_churn(server: Server, load: Load, per_s: float, scenario: str)
     try:
         target, source = await server.start(load.instruments)
         swarm = ChurningSwarm(target, chosen(load, target), per_s)
-        idle_files = descriptors(target.pid) if target.pid else 0
+        idle = await _held(target)
         async with connected(swarm):
             swarm.reset()
             tasks = [
@@ -82,7 +82,8 @@ async def measure_churn(server: Server, load: Load, per_s: float, scenario: str)
             ]
             samples = await _sample(target, load.seconds, tasks)
             swarm.check_alive()
-        checks = swarm.checks()
+            under_load = await _held(target)
+        checks, left = swarm.checks(), await _left(target, idle)
         return {
             "scenario": scenario,
             "server": target.name,
@@ -94,7 +95,10 @@ async def measure_churn(server: Server, load: Load, per_s: float, scenario: str)
             "rss_first_mib": round(samples[0][1] / 1024, 2),
             "rss_last_mib": round(samples[-1][1] / 1024, 2),
             "rss_slope_kib_per_minute": round(60 * slope(samples[len(samples) // 4 :]), 2),
-            "files_left": await _files_left(target, idle_files),
+            "tasks_idle": idle.tasks,
+            "tasks_under_load": under_load.tasks,
+            "tasks_left": left.tasks,
+            "files_left": left.files,
             "digests_passed": checks.digests_passed,
             "digests_failed": checks.digests_failed,
             "broken_chains": checks.broken_chains,
@@ -122,14 +126,28 @@ async def _sample(target: Target, seconds: float, tasks: list[asyncio.Task[Any]]
     return samples
 
 
-async def _files_left(target: Target, idle: int) -> int:
-    """Open files more than before there were clients, once the server has had its time to close them."""
-    if not target.pid:
-        return 0
-    until = time.perf_counter() + _FILES_S
-    while (left := descriptors(target.pid) - idle) > 0 and time.perf_counter() < until:
+class Held(NamedTuple):
+    """What a server has open; 0 where it does not tell."""
+
+    files: int
+    tasks: int
+    """Of its event loop."""
+
+
+async def _held(target: Target) -> Held:
+    files = descriptors(target.pid) if target.pid else 0
+    return Held(files, int((await target.metrics()).get("depthcast_tasks", 0)))
+
+
+async def _left(target: Target, idle: Held) -> Held:
+    """What it has more than before there were clients, once it has had its time to close it."""
+    until = time.perf_counter() + _LEFT_S
+    while True:
+        held = await _held(target)
+        left = Held(held.files - idle.files, held.tasks - idle.tasks)
+        if max(left) <= 0 or time.perf_counter() > until:
+            return left
         await asyncio.sleep(0.1)
-    return left
 
 
 def slope(samples: list[tuple[float, int]]) -> float:

@@ -42,6 +42,7 @@ class Admin:
 
     async def start(self) -> None:
         await self._server.start()
+        self._metrics.tasks.read = lambda: len(asyncio.all_tasks())
         self._lag = asyncio.create_task(observe_loop_lag(self._metrics), name="loop-lag")
 
     async def stop(self) -> None:

@@ -119,6 +119,7 @@ class Metrics:
     def _define_process(self) -> None:
         self.ready = self._gauge("ready", "1 when this process serves, 0 while it catches up or drains.")
         self.loop_lag = self._latency("event_loop_lag_seconds", "Seconds by which a timer of the event loop was late.")
+        self.tasks = self._sampled("tasks", "Tasks of the event loop; connections have none of their own.")
         self.log_lines_lost = self._sampled(
             "log_lines_lost_total",
             "Lines of the log that could not be written at once: its reader stands still, or is full.",

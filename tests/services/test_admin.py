@@ -29,6 +29,7 @@ async def test_livez_readyz_and_metrics() -> None:
         exposition = await http.get("/metrics")
         assert exposition.headers["content-type"].startswith("text/plain; version=")
         assert "depthcast_ready 1.0" in exposition.text
+        assert metrics.registry.get_sample_value("depthcast_tasks") == len(asyncio.all_tasks())
         assert (await http.get("/")).status_code == 404
     with pytest.raises(UserError, match=f"^port {admin.port} is taken; .*DEPTHCAST_ADMIN_PORT"):
         Admin(Settings(admin_port=admin.port), metrics, lambda: "")
