@@ -6,6 +6,7 @@ when the measured time is over.
 """
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ class Swarm:
     Args:
         wanted: For each client, the instruments it subscribes to.
         subscriptions: Of each instrument.
-        measured: How many clients take latencies; as many as the receiver can by default.
+        measured: How many clients take latencies; not more than the receiver can.
         checked: How many clients, or which, check chains and digests; only of depthcast.
     """
 
@@ -60,7 +61,7 @@ class Swarm:
         wanted: Sequence[Sequence[int]],
         *,
         subscriptions: Sequence[Subscription] = BOOKS,
-        measured: int | None = None,
+        measured: int = sys.maxsize,
         checked: int | Sequence[int] = CHECKED,
     ) -> None:
         self.target = target
@@ -69,7 +70,7 @@ class Swarm:
         self._address = Address(target.host, target.port, target.tls)
         self.receiver = receiver(len(wanted), self.handed)
         self.clients = [self._client(i) for i in range(len(wanted))]
-        measured = self.receiver.measured_max if measured is None else measured
+        measured = min(measured, self.receiver.measured_max)
         self.latencies = {i: Histogram() for i in _spread(len(wanted), measured)}
         self.tier_latencies = Histogram()
         """Of updates that wait for the end of an interval, which is no fault of the server's; apart from the others."""
