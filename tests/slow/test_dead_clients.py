@@ -1,7 +1,11 @@
-"""Clients that never read: what each costs the server, and how it ends."""
+"""Clients that never read: what each costs the server, and how it ends.
+
+``FAULTS_LONG=1`` has a client stand still for a minute, with the streamer's own limits, instead of until it is closed.
+"""
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -20,6 +24,11 @@ WARM_UP = 2_400
 MEMORY_MAX = 256 << 10
 """Bytes of server memory for a client that does not read."""
 ESTABLISHED = "01"
+LONG = bool(os.environ.get("FAULTS_LONG"))
+STOPPED_S = 60.0 if LONG else 0.0
+RATE_PER_S = 10 if LONG else 100
+"""Not more than a streamer can merge to one delta afterwards."""
+SOON: dict[str, object] = {} if LONG else {"outbox_stall_ms": 1_000, "heartbeat_interval_ms": 1_000}
 
 
 def closed(metrics: dict[str, float]) -> float:
@@ -86,7 +95,7 @@ async def test_a_client_that_never_reads_is_bounded_closed_and_aborted(channel: 
 
 @pytest.mark.faults
 async def test_a_stopped_client_is_closed_and_resumes_when_it_goes_on() -> None:
-    async with Market(1, digest_interval_ms=300, outbox_stall_ms=1_000, heartbeat_interval_ms=1_000) as market:
+    async with Market(1, digest_interval_ms=300, **SOON) as market:
         url = f"ws://127.0.0.1:{market.port}/v1/stream"
         client = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.support.stalled_client", url, market.names[0]),
@@ -94,10 +103,12 @@ async def test_a_stopped_client_is_closed_and_resumes_when_it_goes_on() -> None:
         )
         assert client.stdout is not None
         try:
-            market.flow(100)
+            market.flow(RATE_PER_S)
             before = await lines_until(client.stdout, "digest", 2)
             client.send_signal(signal.SIGSTOP)
-            gone = await market.until(lambda found: found["depthcast_connections"] == 0, 30)
+            stopped = asyncio.create_task(asyncio.sleep(STOPPED_S))
+            gone = await market.until(lambda found: found["depthcast_connections"] == 0, 30 + STOPPED_S)
+            await stopped
             state = state_of(client.pid)
             client.send_signal(signal.SIGCONT)
             after = await lines_until(client.stdout, "started", 1)
