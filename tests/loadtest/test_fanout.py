@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,19 +66,27 @@ async def test_clients_that_are_told_to_come_back_do() -> None:
     assert result["closed"] == {}
 
 
-async def test_every_update_of_slow_and_dead_clients_is_accounted_for() -> None:
+async def test_slow_and_dead_clients_cost_the_others_nothing_and_every_update_is_accounted_for() -> None:
     environment = {
         "DEPTHCAST_OUTBOX_SOFT_BYTES": "8192",
         "DEPTHCAST_OUTBOX_HARD_BYTES": "32768",
         "DEPTHCAST_OUTBOX_STALL_MS": "1500",
     }
-    result = await measure_slow(Depthcast(environment=environment), Load(20, 20, 20, 2_000, 4))
+    ratios: list[float] = []
+    while not ratios or ratios[-1] > 1.5:
+        assert len(ratios) < 3, ratios  # others on this machine may spoil one of them
+        result = await measure_slow(Depthcast(environment=environment), Load(60, 20, 20, 1_000, 4))
+        ratios.append(result["fast_p99_ratio"])
+        assert_accounts_close(result)
+
+
+def assert_accounts_close(result: dict[str, Any]) -> None:
     assert (result["unaccounted"], result["fast_lost"], result["slow_closed"]) == (0, 0, 0)
     assert (
         0 < result["server_account"]['updates_offered_total{channel="book"}'] <= result["offered"]
     )  # none to the closed
     assert result["server_unaccounted"] == 0
-    assert result["dead_closed"] == 1
+    assert result["dead_closed"] == result["clients"]["dead"] == 3
     assert result["conflated"] > 0
     assert result["offered"] == sum(result[name] for name in ("delivered", "conflated", "skipped", "lost_with_closed"))
     assert (result["digests_failed"], result["broken_chains"]) == (0, 0)
@@ -88,6 +97,8 @@ async def test_churn_and_storm_leave_nothing_behind() -> None:
     result = await measure_churn(Depthcast(), load, 20, "churn")
     assert result["replaced"] >= 30
     assert result["files_left"] <= 1
+    assert result["tasks_left"] <= 1
+    assert 0 < result["tasks_under_load"] <= result["tasks_idle"] + 1, "no task for a connection"
     assert (result["digests_failed"], result["broken_chains"]) == (0, 0)
     result = await measure_storm(Depthcast(), load)
     assert (result["closed"], result["digests_failed"], result["broken_chains"]) == ({}, 0, 0)
