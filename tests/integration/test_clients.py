@@ -17,6 +17,7 @@ from tests.support.scenario import DEPTHS, Feed, Truth, Wanted, Watcher, at_end,
 TICKS = {"binance_spot": 3_500, "kraken": 1_000, "okx": 392}
 RATE_PER_S = 1_000
 CUTS = 3
+RUNS_MAX = 3
 TIERS = [(depth, 0) for depth in DEPTHS] + [(0, 50), (10, 100), (50, 250)]
 
 
@@ -77,9 +78,18 @@ async def watch(kafka: str | None) -> Run:
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def run(request: pytest.FixtureRequest) -> Run:
-    """One run on each broker."""
+    """One run on each broker.
+
+    All clients share this process, and on a busy machine it may not read for as long as makes a client slow. A run in
+    which the server told the steady client that it is SLOW shows nothing of who keeps up, and is made again. Updates
+    that are merged for a client that was not told so are never excused.
+    """
     kafka = request.getfixturevalue("kafka_server").bootstrap if request.param == "kafka" else None
-    return asyncio.run(watch(kafka))
+    for _ in range(RUNS_MAX):
+        run = asyncio.run(watch(kafka))
+        if not run.steady.notices[NoticeCode.SLOW]:
+            break
+    return run
 
 
 @pytest.mark.parametrize("who", ["steady", "late", "resumed", "slow"])
@@ -93,6 +103,7 @@ def test_each_tier_is_the_top_of_the_full_book_at_every_message(run: Run, who: s
 
 
 def test_who_keeps_up_gets_every_update_of_the_full_book_once(run: Run) -> None:
+    assert run.steady.notices[NoticeCode.SLOW] == 0, f"in each of {RUNS_MAX} runs"
     assert run.steady.conflated == []
     assert run.steady.duplicates == 0
     for name in run.truth.books:
