@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-_ON_BOTH = ("test_ws.py", "test_tls.py")
+_ON_BOTH = ("test_ws.py", "test_ws_slow.py", "test_tls.py")
 """Their transports differ in when they write, pause and close."""
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from itertools import pairwise
 
 import pytest
 from websockets.asyncio.client import connect
@@ -26,14 +25,13 @@ from protos.messages import (
     Pong,
     Resume,
     Scale,
-    ServerMessage,
     Subscribe,
     Subscribed,
     Unsubscribe,
     Unsubscribed,
     Welcome,
 )
-from tests.support.endpoint import BTC, JSON, PROTO, Client, Raw, Rig, client, masked, request, running, upgraded
+from tests.support.endpoint import BTC, JSON, PROTO, Raw, Rig, client, masked, request, running, upgraded
 
 
 @pytest.fixture
@@ -339,68 +337,3 @@ async def test_drain_warns_every_client_and_closes_1012() -> None:
         assert rig.endpoint.clients.open == 0
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", rig.port)
-
-
-# ---- clients that do not read
-
-
-async def test_a_client_that_never_reads_is_conflated_within_bounded_memory_then_closed_4008() -> None:
-    async with running(outbox_stall_ms=1_000) as rig, client(rig) as reader:
-        await reader.send(Subscribe(1, BTC, Channel.BOOK))
-        dead = await upgraded(rig, receive_buffer=4096)
-        dead.writer.write(masked(Opcode.BINARY, PROTO.encode_command(Subscribe(1, BTC, Channel.BOOK))))
-        await asyncio.sleep(0.05)
-        reading = asyncio.create_task(_read(reader))
-        peak = 0
-        async with asyncio.timeout(10):
-            while rig.sample("disconnects_total", code="4008") == 0:
-                for _ in range(20):
-                    rig.update(levels=100)
-                await asyncio.sleep(0.005)
-                peak = max(peak, *(outbox.queued_bytes() for outbox in rig.hub.outboxes))
-        assert peak <= rig.hub.limits.outbox_soft_bytes + 20 * 4096
-        assert rig.hub.counters.slow_episodes == 1
-        assert rig.hub.counters.overflows == 1
-        last = rig.update()
-        async with asyncio.timeout(5):
-            while getattr(reader.held[-1], "seq", 0) != last:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        reading.cancel()
-        updates = [message for message in reader.held if isinstance(message, BookUpdate)]
-        assert [update.seq for update in updates] == list(range(1, last + 1)), "the one that reads got every update"
-
-
-async def test_a_client_that_pauses_gets_one_conflated_update_and_is_told_that_it_is_slow() -> None:
-    async with running() as rig:
-        raw = await upgraded(rig, receive_buffer=4096)
-        raw.writer.write(masked(Opcode.BINARY, PROTO.encode_command(Subscribe(1, BTC, Channel.BOOK))))
-        while not rig.hub.counters.slow_episodes:
-            for _ in range(20):
-                rig.update(levels=100)
-            await asyncio.sleep(0.002)
-        last = rig.update()
-        seen: list[ServerMessage] = []
-        async with asyncio.timeout(5):
-            while not (seen and isinstance(seen[-1], BookUpdate) and seen[-1].seq == last):
-                seen += PROTO.decode((await raw.frame())[1])
-        assert any(isinstance(m, Notice) and m.code is NoticeCode.SLOW for m in seen)
-        updates = [m for m in seen if isinstance(m, BookUpdate)]
-        for before, after in pairwise(updates):
-            assert after.prev_seq == before.seq or after.flags & Flag.SNAPSHOT, "the chain is whole"
-        assert any(m.flags & (Flag.CONFLATED | Flag.SNAPSHOT) for m in updates[1:])
-        assert len(updates) < last
-
-
-async def test_a_peer_that_pings_without_reading_costs_one_pong(rig: Rig) -> None:
-    raw = await upgraded(rig, receive_buffer=4096)
-    (member,) = rig.endpoint.clients.members.values()
-    member.pause_writing()  # type: ignore[attr-defined]
-    raw.writer.write(b"".join(masked(Opcode.PING, b"%d" % i) for i in range(100)))
-    await asyncio.sleep(0.1)
-    member.resume_writing()  # type: ignore[attr-defined]
-    assert await raw.frame() == (0x8A, b"99")
-
-
-async def _read(one: Client) -> None:
-    while True:
-        one.held.extend(one.codec.decode(await one.ws.recv(decode=False)))
