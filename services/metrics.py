@@ -221,6 +221,10 @@ class Metrics:
         self.duplicates = self._sampled(
             "duplicates_dropped_total", "Updates read again and dropped by epoch and sequence."
         )
+        self.chain_breaks = self._sampled(
+            "chain_breaks_total",
+            "Updates read from Kafka that did not continue what was read before: records between are missing.",
+        )
         self.updates_offered = self._sampled(
             "updates_offered_total",
             "Updates times listeners: the sum of sent, conflated, skipped, lost and waiting, always.",

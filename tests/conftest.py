@@ -1,6 +1,5 @@
 """Fixtures for all tests: the brokers."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,16 +8,14 @@ from services.broker import EmbeddedBroker
 from tests.support import redis_server
 from tests.support.brokers import TestBroker
 from tests.support.kafka_server import RealBroker, missing
+from tests.support.needs import need
 from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[RealBroker]:
     """A real Kafka of one node, started once. Where there is no Java: skipped; in CI that is a failure."""
-    if reason := missing():
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need(missing())
     server = RealBroker()
     try:
         server.start()
@@ -52,10 +49,7 @@ def broker(request: pytest.FixtureRequest) -> TestBroker:
 @pytest.fixture(scope="session")
 def redis_process() -> Iterator[RedisServer]:
     """A real Redis, started once. Where there is none: skipped; in CI that is a failure."""
-    if reason := redis_server.missing():
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need(redis_server.missing())
     server = RedisServer()
     try:
         server.start()

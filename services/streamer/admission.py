@@ -11,6 +11,9 @@ SITE_PREFIX = 64
 """Bits of an IPv6 address that a customer cannot choose: one home has 2^64 addresses."""
 SOCKETS_SPARE = 1_000
 """Sockets beyond the stream connections: HTTP requests, and handshakes that are told to come back."""
+RETRY_AFTER_S = 2
+RETRY_AFTER_MAX_S = 30
+"""As long as a client waits at most without a hint."""
 
 
 class Full(NamedTuple):
@@ -19,6 +22,7 @@ class Full(NamedTuple):
     limit: str
     status: HTTPStatus
     reason: str
+    retry_after_s: int = RETRY_AFTER_S
 
 
 class Admission:
@@ -28,7 +32,9 @@ class Admission:
         self.open = 0
         self._max = settings.connections_max
         self._per_address_max = settings.connections_per_address_max
-        self._handshakes = Bucket(settings.handshakes_per_s, 1_000_000_000 // settings.handshakes_per_s)
+        self._period_ns = 1_000_000_000 // settings.handshakes_per_s
+        self._handshakes = Bucket(settings.handshakes_per_s, self._period_ns)
+        self._promised_ns = 0
         self._by_address: dict[str, int] = {}
 
     def ask(self, address: str, now_ns: int) -> Full | None:
@@ -36,8 +42,16 @@ class Admission:
         if full := self.full(address):
             return full
         if not self._handshakes.take(now_ns):
-            return Full("handshake_rate", HTTPStatus.SERVICE_UNAVAILABLE, "too many are connecting at once")
+            reason = "too many are connecting at once"
+            return Full("handshake_rate", HTTPStatus.SERVICE_UNAVAILABLE, reason, self._promise_s(now_ns))
         return None
+
+    def _promise_s(self, now_ns: int) -> int:
+        """Seconds until it is the turn of one that is sent away: as many are told a second as can be taken in it. Told
+        the same, all would be back together, and most be sent away again."""
+        promised_ns = max(self._promised_ns, now_ns) + self._period_ns
+        self._promised_ns = min(promised_ns, now_ns + (RETRY_AFTER_MAX_S - 1) * 1_000_000_000)
+        return 1 + (self._promised_ns - now_ns) // 1_000_000_000
 
     def full(self, address: str) -> Full | None:
         """Whether one more connection from ``address`` is too many."""

@@ -23,6 +23,7 @@ def observe(metrics: Metrics, hub: Hub, clients: Clients, market: MarketReader) 
     metrics.sent_bytes.read = lambda: clients.sent_bytes
     metrics.updates_received.read = lambda: counters.applied
     metrics.duplicates.read = lambda: counters.duplicates + counters.old_epochs
+    metrics.chain_breaks.read = lambda: counters.chain_breaks
     metrics.updates_offered.read = lambda: _by_channel(counters.offered)
     metrics.updates_waiting.read = lambda: _by_channel(sum([outbox.queued() for outbox in hub.outboxes]))
     metrics.updates_sent.read = lambda: _by_channel(counters.delivered)

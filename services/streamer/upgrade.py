@@ -22,14 +22,12 @@ from websockets.http11 import Request, Response
 
 from protos.codec import Codec
 from services.auth.store import StoreDown
-from services.streamer.admission import Full
+from services.streamer.admission import RETRY_AFTER_S, Full
 from services.streamer.clients import Clients
 from services.streamer.entrance import Denied, Ticketed, address_of, admit, enter
 from services.streamer.handshake import plain, respond, unavailable
 from services.streamer.ws import Connection
 from streamer.access import Access
-
-RETRY_AFTER_S = 2
 
 
 class StreamHttpProtocol(HttpToolsProtocol):
@@ -238,7 +236,7 @@ class StreamHttpProtocol(HttpToolsProtocol):
             return unavailable(HTTPStatus.SERVICE_UNAVAILABLE, reason, RETRY_AFTER_S)
         if full is not None:
             clients.limited(full.limit)
-            return unavailable(full.status, full.reason, RETRY_AFTER_S)
+            return unavailable(full.status, full.reason, full.retry_after_s)
         return None
 
     async def _redeem(self, ticket: str, response: Response, codec: Codec) -> None:

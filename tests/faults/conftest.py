@@ -1,21 +1,18 @@
 """The brokers that fail."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.kafka_server import missing
+from tests.support.needs import need
 
 
 @pytest.fixture(scope="module")
 def three_brokers() -> Iterator[Cluster]:
     """Started once for a module, whose tests break it one after the other."""
-    if reason := missing():
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need(missing())
     made = Cluster()
     try:
         made.start()

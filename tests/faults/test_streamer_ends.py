@@ -1,10 +1,6 @@
-"""A streamer that is killed, and one that is told to stop, with many clients; another serves them on the same port.
-
-``FAULTS_LONG=1`` has 2,000 clients instead of 200.
-"""
+"""A streamer that is killed, and one that is told to stop, with many clients; another serves them on the same port."""
 
 import asyncio
-import os
 import signal
 import time
 from collections import Counter
@@ -19,29 +15,30 @@ from tests.support.invariants import STREAMS, Scene, check_latency, scene
 from tests.support.kafka_server import RealBroker
 from tests.support.scenario import Truth, Wanted, Watcher, until
 
-LONG = bool(os.environ.get("FAULTS_LONG"))
-CLIENTS = 2_000 if LONG else 200
-HANDSHAKES_PER_S = 500 if LONG else 50
-"""Fewer than come at once when a streamer is killed: the gate sends some away, to come back later."""
-INTERVAL_MS = 1_000 if LONG else 250
+CLIENTS = 2_000
+HANDSHAKES_PER_S = 300
+"""Of the streamer that they come to. Fewer than come at once: the gate sends most away, to come back later."""
+ALL_AT_ONCE = 5_000
+INTERVAL_MS = 1_000
 WATCHERS = 10
 """Clients of this process, whose latency is measured. That all are on the streamer that ends: once in a thousand."""
 BACK_S = 15.0
 ALL_BACK_S = 90.0
-"""The last ones were sent away several times, and wait for up to half a minute."""
+STORM_P99_S = 1.0
+"""All come within a quarter of a second, on two cores that run them too: 0.8 s was measured."""
 DRAIN_MS = 3_000
 SETTLED_S = 4.0
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(300)]
 
 
-async def two_streamers(it: Scene) -> list[Child]:
-    """On the one port, as `depthcast streamer --workers 2` has them, and nobody to replace one that ends."""
-    assert await it.stack.streamer.stop() == 0
-    gate = {"DEPTHCAST_HANDSHAKES_PER_S": str(HANDSHAKES_PER_S)}
-    shared = {"DEPTHCAST_WORKERS": "2", "DEPTHCAST_DRAIN_MS": str(DRAIN_MS), **gate}
-    pods = [await it.stack.spawn("worker", free_port(), shared) for _ in range(2)]
-    await asyncio.gather(*(pod.ready() for pod in pods))
-    return pods
+async def streamer(it: Scene, handshakes_per_s: int) -> Child:
+    """One more on the one port, as `depthcast streamer --workers 2` has them; nobody replaces one that ends."""
+    gate = {"DEPTHCAST_HANDSHAKES_PER_S": str(handshakes_per_s)}
+    pod = await it.stack.spawn(
+        "worker", free_port(), {"DEPTHCAST_WORKERS": "2", "DEPTHCAST_DRAIN_MS": str(DRAIN_MS), **gate}
+    )
+    await pod.ready()
+    return pod
 
 
 def wanted(it: Scene) -> list[Wanted]:
@@ -73,17 +70,19 @@ async def finish(it: Scene, crowd: Crowd) -> list[Member]:
 
 async def test_clients_of_a_killed_streamer_resume_on_another(kafka_server: RealBroker) -> None:
     async with scene(kafka_server.bootstrap, rate_per_s=150) as it:
-        dying, other = await two_streamers(it)
+        assert await it.stack.streamer.stop() == 0
+        dying = await streamer(it, ALL_AT_ONCE)
         crowd = Crowd(it.stack.url, wanted(it), CLIENTS)
         streams: list[Wanted] = [(name, *STREAMS[0]) for name in it.feed.instruments]
         watchers = [Watcher(it.stack.url, streams) for _ in range(WATCHERS)]
-        await asyncio.gather(crowd.start(), *(watcher.__aenter__() for watcher in watchers))
+        await crowd.start()
+        assert await connected(dying) >= CLIENTS
+        other = await streamer(it, HANDSHAKES_PER_S)
+        await asyncio.gather(*(watcher.__aenter__() for watcher in watchers))
         try:
             it.feed.flow()
             began = time.monotonic()
             await asyncio.sleep(SETTLED_S)
-            on_it = await connected(dying)
-            assert on_it > CLIENTS // 4
             killed = time.monotonic()
             assert await dying.stop(signal.SIGKILL) == -signal.SIGKILL
             everybody = CLIENTS + WATCHERS + 1
@@ -92,33 +91,38 @@ async def test_clients_of_a_killed_streamer_resume_on_another(kafka_server: Real
                 return await connected(other) >= everybody
 
             await until(all_back, "everybody on the other", ALL_BACK_S)
-            await asyncio.sleep(SETTLED_S)
             undisturbed = [watcher for watcher in watchers if not watcher.lost]
             refused = (await other.metrics()).get("depthcast_handshakes_total{outcome=503}", 0)
-            check_latency(began, killed, time.monotonic(), *undisturbed)
+            check_latency(began, killed, time.monotonic(), *undisturbed, floor_s=STORM_P99_S)
             members = await finish(it, crowd)
         finally:
             await crowd.stop()
             await asyncio.gather(*(watcher.__aexit__() for watcher in watchers))
-    hit = [member for member in members if member.lost]
-    assert len(hit) > CLIENTS // 4
-    assert refused > 0 or LONG, "the gate was needed; two thousand clients of one process do not come so fast"
-    print(f"{len(hit)} clients of {CLIENTS} were hit, {refused:.0f} attempts refused")
-    back = sorted(member.started[-1] - killed for member in hit)
-    print(f"back: half in {back[len(back) // 2]:.2f} s, 95 % in {back[len(back) * 95 // 100]:.2f} s")
-    assert back[len(back) * 95 // 100] < BACK_S
-    assert all(resumed for member in hit for resumed in member.resumed[1:]), "nobody needed a snapshot"
-    delays = [member.lost[0][2] for member in hit]
+    assert all(member.lost for member in members), "all were hit"
+    back = sorted(member.started[-1] - killed for member in members)
+    times = [back[len(back) * share // 100] for share in (50, 95)]
+    print(
+        f"half are back in {times[0]:.1f} s, 95 % in {times[1]:.1f} s, all in {back[-1]:.1f} s; {refused:.0f} refusals"
+    )
+    assert times[1] < BACK_S
+    assert refused > CLIENTS // 2, "the gate was needed"
+    assert refused < 2 * CLIENTS, "who is told when to come back is rarely refused again"
+    delays = [member.lost[0][2] for member in members]
     assert max(delays) - min(delays) > 150, "full jitter: anywhere in the first 250 ms"
 
 
 async def test_a_streamer_that_is_told_to_stop_sends_its_clients_away_in_waves(kafka_server: RealBroker) -> None:
     async with scene(kafka_server.bootstrap, rate_per_s=150) as it:
-        ending, other = await two_streamers(it)
+        assert await it.stack.streamer.stop() == 0
+        ending, other = await asyncio.gather(streamer(it, ALL_AT_ONCE), streamer(it, ALL_AT_ONCE))
         crowd = Crowd(it.stack.url, wanted(it), CLIENTS)
-        await crowd.start()
+        streams: list[Wanted] = [(name, *STREAMS[0]) for name in it.feed.instruments]
+        watchers = [Watcher(it.stack.url, streams) for _ in range(WATCHERS)]
+        await asyncio.gather(crowd.start(), *(watcher.__aenter__() for watcher in watchers))
         try:
             it.feed.flow()
+            began = time.monotonic()
+            await asyncio.sleep(SETTLED_S)
             on_it = await connected(ending)
             assert on_it > CLIENTS // 4
             assert ending.process is not None
@@ -140,12 +144,14 @@ async def test_a_streamer_that_is_told_to_stop_sends_its_clients_away_in_waves(k
             assert await asyncio.wait_for(ending.process.wait(), 20) == 0
 
             async def all_back() -> bool:
-                return await connected(other) >= CLIENTS + 1
+                return await connected(other) >= CLIENTS + WATCHERS + 1
 
             await until(all_back, "everybody on the other", ALL_BACK_S)
+            check_latency(began, told, time.monotonic(), *(watcher for watcher in watchers if not watcher.lost))
             members = await finish(it, crowd)
         finally:
             await crowd.stop()
+            await asyncio.gather(*(watcher.__aexit__() for watcher in watchers))
     assert codes.keys() == {f"depthcast_disconnects_total{{code={int(CloseCode.SERVICE_RESTART)}}}"}
     hit = [member for member in members if member.lost]
     assert len(hit) > CLIENTS // 4

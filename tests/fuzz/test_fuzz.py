@@ -1,6 +1,5 @@
 """A few seconds of fuzzing for each target, from the seeds. `make fuzz` takes longer."""
 
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from tests.fuzz.__main__ import NAMES
 from tests.fuzz.seeds import seeds
 from tests.fuzz.targets import TARGETS
+from tests.support.needs import need
 
 SECONDS = 3
 RUNS_MIN = 500
@@ -26,9 +26,7 @@ def run(name: str, corpus: Path, *more: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.security
 @pytest.mark.parametrize("name", NAMES)
 def test_no_input_makes_anything_but_documented_errors_escape(name: str, tmp_path: Path) -> None:
-    if find_spec("atheris") is None:
-        reason = "atheris is missing: it exists for Linux only"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    need("" if find_spec("atheris") else "atheris is missing: it exists for Linux only")
     done = run(name, tmp_path)
     assert done.returncode == 0, done.stderr[-4_000:]
     found = re.search(r"Done (\d+) runs", done.stderr)

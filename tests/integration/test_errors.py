@@ -94,13 +94,22 @@ def test_unreachable_kafka(command: tuple[str, ...]) -> None:
     assert line == f"cannot reach Kafka at {nobody}: connection refused; {mend}"
 
 
-@pytest.mark.parametrize("command", [("ingest",), ("feed", "simulate"), REPLAY], ids=" ".join)
+@pytest.mark.parametrize("command", [("ingest",), ("streamer",), ("feed", "simulate"), REPLAY], ids=" ".join)
 def test_missing_topics(command: tuple[str, ...], broker: TestBroker) -> None:
     line = complaint(*command, settings=of(broker))
     assert line == (
         f"topic {broker.settings.topic_prefix}.ticks on {broker.bootstrap} is missing: run `depthcast topics create`"
         " (and 3 more: `depthcast topics describe`)"
     )
+
+
+def test_describe_shows_which_topics_are_missing(broker: TestBroker) -> None:
+    done = depthcast(("topics", "describe"), of(broker))
+    topics = [spec.name for spec in topic_specs(broker.settings)]
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-4:] == [f"{topic} is missing: run `depthcast topics create`" for topic in topics]
+    assert done.stderr.startswith(f"depthcast: topic {topics[0]} on {broker.bootstrap} is missing: run ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", [("streamer",), ("feed", "simulate"), ("topics", "create")], ids=" ".join)
@@ -113,6 +122,14 @@ async def test_wrong_partition_counts(command: tuple[str, ...], broker: TestBrok
     )
 
 
+async def test_wrong_partition_counts_of_dev(broker: TestBroker) -> None:
+    await broker.create(topic_specs(broker.settings))
+    line = complaint("dev", "--kafka", broker.bootstrap, settings=of(broker, {"PARTITIONS": "5"}), progress=1)
+    assert line.startswith(
+        f"topic {broker.settings.topic_prefix}.ticks on {broker.bootstrap} has 2 partitions, not 5: set"
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "port"), [("ingest", "ADMIN_PORT"), ("streamer", "ADMIN_PORT"), ("streamer", "HTTP_PORT")]
 )
@@ -122,10 +139,12 @@ async def test_a_taken_port(command: str, port: str, taken_port: str, embedded: 
     assert line == f"port {taken_port} is taken; stop what uses it or set DEPTHCAST_{port} to another one"
 
 
-def test_a_taken_port_of_dev(taken_port: str) -> None:
-    line = complaint("dev", "--seconds", "5", settings={"HTTP_PORT": taken_port}, progress=1)
-    assert line == (
-        f"streamer ended: port {taken_port} is taken; stop what uses it or set DEPTHCAST_HTTP_PORT to another one"
+@pytest.mark.parametrize("port", ["HTTP_PORT", "ADMIN_PORT"])
+def test_a_taken_port_of_dev(taken_port: str, port: str) -> None:
+    free = {"HTTP_PORT": "0", "ADMIN_PORT": "0"}
+    line = complaint("dev", "--seconds", "5", settings={**free, port: taken_port}, progress=1)
+    assert (
+        line == f"streamer ended: port {taken_port} is taken; stop what uses it or set DEPTHCAST_{port} to another one"
     )
 
 
@@ -186,3 +205,10 @@ def test_watch_without_a_server(how: str) -> None:
 def test_watch_without_a_terminal() -> None:
     line = complaint("watch", "binance:spot:BTCUSDT")
     assert line == "the ladder needs a terminal; add --json or --once to write to a file or a pipe"
+
+
+def test_watch_with_a_depth_that_no_book_has() -> None:
+    done = depthcast(("watch", "binance:spot:BTCUSDT", "--depth", "-1", "--once"), {})
+    assert done.returncode == 2
+    assert "Invalid value for '--depth': Input should be greater than or equal to 0" in done.stderr
+    assert "Traceback" not in done.stderr

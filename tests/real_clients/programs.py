@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.real_clients.puppet import CACHE, PUPPETS, Closed, Program, need, program
+from tests.real_clients.puppet import CACHE, PUPPETS, Closed, Program, program
+from tests.support.needs import need
 
 JAVA_MIN = 17
 PAGE = """([url, subprotocol]) => new Promise((resolve, reject) => {

@@ -2,15 +2,12 @@
 
 import asyncio
 import base64
-import os
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-import pytest
 
 PUPPETS = Path(__file__).parent / "puppets"
 CACHE = Path(__file__).parents[2] / ".cache" / "real_clients"
@@ -40,13 +37,6 @@ class Puppet(Protocol):
     async def close(self) -> None:
         """Start the closing handshake with 1000."""
         ...
-
-
-def need(reason: str) -> None:
-    """What is missing is skipped with the reason; in CI it fails."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 class Program:

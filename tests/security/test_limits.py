@@ -24,7 +24,7 @@ from protos.messages import (
 )
 from services.config import Settings
 from services.metrics import LIMITS
-from services.streamer.admission import SOCKETS_SPARE, Admission, site
+from services.streamer.admission import RETRY_AFTER_MAX_S, SOCKETS_SPARE, Admission, site
 from tests.support.endpoint import BTC, PROTO, Raw, Rig, client, masked, request, running, upgraded
 
 pytestmark = pytest.mark.security
@@ -86,6 +86,23 @@ async def test_handshakes_per_second() -> None:
         async with asyncio.timeout(5):
             while await status_of(rig, request()) != 101:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
+
+
+def test_who_is_sent_away_is_told_a_time_of_its_own() -> None:
+    """As many for each second as may come in it; and never longer than a client waits anyway."""
+    admission = Admission(Settings(handshakes_per_s=10))
+    first = [admission.ask(f"192.0.2.{n}", 0) for n in range(10)]
+    told = [full.retry_after_s for n in range(35) if (full := admission.ask(f"192.0.3.{n}", 0))]
+    assert first == [None] * 10
+    assert told == sorted(told)
+    assert [told.count(seconds) for seconds in (1, 2, 3, 4, 5)] == [9, 10, 10, 6, 0]
+    many = [admission.ask("", 0) for _ in range(10_000)]
+    assert max(full.retry_after_s for full in many if full) == RETRY_AFTER_MAX_S
+    later = 60_000_000_000
+    assert [admission.ask("", later) for _ in range(10)] == [None] * 10
+    again = admission.ask("", later)
+    assert again is not None
+    assert again.retry_after_s == 1, "nobody waits for what was promised long ago"
 
 
 async def test_sockets_that_never_become_streams() -> None:

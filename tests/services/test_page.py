@@ -9,8 +9,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
-
 from protos.book import Book
 from protos.codec import CODECS
 from protos.fixed import to_text
@@ -19,6 +17,7 @@ from services.client.core import ClientCore
 from services.client.events import FrameError
 from services.client.reconnect import Backoff, Reconnect
 from tests.support.model_streamer import OPERATIONS, SCALE, ModelStreamer, Step
+from tests.support.needs import need
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "services" / "web" / "static"
@@ -26,11 +25,10 @@ INSTRUMENT = "sim:spot:BTCUSDT"
 JSON = CODECS["depthcast.v1.json"]
 CODES = [*(int(code) for code in CloseCode), 1005, 1006, 4000, 4499]
 
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
-
 
 def in_node(**task: object) -> dict[str, Any]:
     """What the page's modules make of it."""
+    need("" if shutil.which("node") else "node is missing (Debian: apt-get install nodejs)")
     defaults = {"directory": str(STATIC), "instrument": INSTRUMENT, "transcripts": [], "books": [], "codes": []}
     command = ["node", str(ROOT / "tests" / "support" / "page_replay.mjs")]
     given = json.dumps({**defaults, **task})
@@ -88,7 +86,6 @@ def replay(steps: list[Step]) -> list[dict[str, Any]]:
     return seen
 
 
-@needs_node
 def test_the_page_and_the_python_client_agree_on_every_step() -> None:
     transcripts = [history(seed) for seed in range(60)]
     found = in_node(transcripts=transcripts)["transcripts"]
@@ -100,7 +97,6 @@ def test_the_page_and_the_python_client_agree_on_every_step() -> None:
     assert all(sum(run[-1]["counts"][i] for run in found) > 10 for i in range(4))
 
 
-@needs_node
 def test_books_beyond_the_numbers_of_javascript() -> None:
     rng = Random(5)
     updates = [
@@ -120,7 +116,6 @@ def test_books_beyond_the_numbers_of_javascript() -> None:
         assert theirs["levels"] == [[to_text(ticks, -2), str(ticks)] for ticks, _ in bids + asks]
 
 
-@needs_node
 def test_the_page_comes_back_when_the_python_client_does() -> None:
     for code, delay in zip(CODES, in_node(codes=CODES)["delays"], strict=True):
         comes_back = isinstance(Backoff().closed(code, 0, 0, Random(1)), Reconnect)

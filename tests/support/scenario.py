@@ -10,16 +10,13 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from random import Random
-from typing import NamedTuple, Self
+from typing import Self
 
 from protos.book import Book
 from protos.messages import (
     BookUpdate,
     Channel,
     Flag,
-    MarketMessage,
-    Notice,
-    NoticeCode,
     QuoteUpdate,
     StatusUpdate,
     TradesUpdate,
@@ -28,23 +25,13 @@ from protos.records import decode_market
 from protos.topics import HEADER_FEED, HEADER_RECEIVED_NS, Topics, partition_for
 from services.client.aio import Client
 from services.client.aio import connect as connect_client
-from services.client.events import (
-    BrokenChain,
-    DigestChecked,
-    Disconnected,
-    Noticed,
-    Refused,
-    Started,
-    StateChanged,
-    StreamState,
-    Updated,
-)
 from services.client.subscription import Subscription
 from services.config import Settings, load_settings
 from services.kafka import EARLIEST, Producer, Reader, Record
 from services.stack import Stack, local_http
 from tests.support.brokers import TestBroker
 from tests.support.captures import Tick, ticks_of
+from tests.support.witness import View, Witness, top_of
 
 DEPTHS = (1, 10, 50, 200, 0)
 TURN_S = 0.02
@@ -175,49 +162,14 @@ class Feed:
             await self._producer.flush()
 
 
-class View(NamedTuple):
-    """A client's book right after a message."""
-
-    instrument: str
-    depth: int
-    interval_ms: int
-    epoch: int
-    seq: int
-    flags: int
-    top: int  # hash of its levels
-
-
-class Watcher:
-    """A client that subscribes and remembers. An async context manager.
-
-    Attributes:
-        views: Of books, after each message.
-        positions: Of everything, by channel and instrument, in the order received.
-        faults: What must not happen without a fault: broken chains, gaps, failed digests, refusals.
-        jumps: What must never happen: those of ``faults`` that the server did not announce.
-        latencies: When each update came (monotonic clock), and seconds since the feed had it.
-        resumed: Of each subscription that was accepted: its instrument, and whether it continued.
-        started: When that was, on the monotonic clock.
-        lost: Of each connection that ended, and of each vain attempt: when, why, milliseconds until the next attempt.
-        retry_after_ms: Of the server's SHUTDOWN notices.
-    """
+class Watcher(Witness):
+    """A client that subscribes and remembers. An async context manager."""
 
     def __init__(self, url: str, wanted: Iterable[Wanted], rng: Random | None = None) -> None:
+        super().__init__()
         self._client: Client = connect_client(url, rng=rng or Random(QUICK))
         self._wanted = list(wanted)
         self._task: asyncio.Task[None] | None = None
-        self.subscriptions: list[Subscription] = []
-        self.views: list[View] = []
-        self.positions: defaultdict[tuple[Channel, str], list[tuple[int, int]]] = defaultdict(list)
-        self.faults: list[str] = []
-        self.jumps: list[str] = []
-        self.latencies: list[tuple[float, float]] = []
-        self.resumed: list[tuple[str, bool]] = []
-        self.started: list[float] = []
-        self.lost: list[tuple[float, str, int]] = []
-        self.retry_after_ms: list[int] = []
-        self.digests = 0
-        self.notices: Counter[NoticeCode] = Counter()
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -233,50 +185,7 @@ class Watcher:
 
     async def _watch(self) -> None:
         async for event in self._client:
-            if isinstance(event, Updated):
-                self._updated(event.subscription, event.message)
-            elif isinstance(event, Started):
-                self.resumed.append((event.subscription.instrument, event.resumed))
-                self.started.append(time.monotonic())
-            elif isinstance(event, Disconnected):
-                self.lost.append((time.monotonic(), event.why, event.delay_ms))
-            elif isinstance(event, DigestChecked):
-                self.digests += 1
-                if not event.passed:
-                    self.jumps.append(f"digest of {event.subscription.key} at {event.seq} failed")
-                    self.faults.append(self.jumps[-1])
-            elif isinstance(event, Noticed):
-                self._noticed(event.notice)
-            elif isinstance(event, BrokenChain | Refused) or (
-                isinstance(event, StateChanged) and event.state is StreamState.GAPPED
-            ):
-                self.faults.append(str(event))
-                if isinstance(event, BrokenChain):
-                    self.jumps.append(str(event))
-
-    def _updated(self, subscription: Subscription, message: MarketMessage) -> None:
-        if not message.flags & (Flag.SNAPSHOT | Flag.CONFLATED):  # those tell of older things
-            self.latencies.append((time.monotonic(), (time.time_ns() - message.ts_received_ns) / 1e9))
-        self.positions[subscription.channel, subscription.instrument].append((message.epoch, message.seq))
-        if subscription.channel is Channel.BOOK:
-            self.views.append(
-                View(
-                    subscription.instrument,
-                    subscription.depth,
-                    subscription.interval_ms,
-                    message.epoch,
-                    message.seq,
-                    message.flags,
-                    top_of(subscription.book, subscription.depth),
-                )
-            )
-
-    def _noticed(self, notice: Notice) -> None:
-        self.notices[notice.code] += 1
-        if notice.code is NoticeCode.GAP:
-            self.faults.append(str(notice))
-        elif notice.code is NoticeCode.SHUTDOWN:
-            self.retry_after_ms.append(notice.retry_after_ms)
+            self.see(event)
 
     @property
     def disconnects(self) -> int:
@@ -360,12 +269,6 @@ class Truth:
             [(name, value) for name, value in self.values.items() if partition_for(name[0].encode(), partitions) == p]
             for p in range(partitions)
         ]
-
-
-def top_of(book: Book, depth: int) -> int:
-    """A hash, the same in every process."""
-    bids, asks = book.top(depth)
-    return hash((tuple(bids), tuple(asks)))
 
 
 async def read_topic(settings: Settings, topic: str) -> list[Record]:
