@@ -21,7 +21,7 @@ import pytest
 
 from protos.messages import NoticeCode
 from services.stack import Child, Stack, free_port
-from tests.support.invariants import STREAMS, Scene, scene
+from tests.support.invariants import STREAMS, Scene, check_latency, scene
 from tests.support.kafka_server import RealBroker
 from tests.support.needs import need
 from tests.support.scenario import Wanted, Watcher, until
@@ -139,8 +139,11 @@ async def test_without_descriptors_it_serves_who_is_there_and_takes_others_later
         used = highest_descriptor(pid)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + SPARE, limits[1]))
         address = (it.stack.settings.http_host, it.stack.settings.http_port)
-        sockets = [socket.create_connection(address, timeout=5) for _ in range(CROWD)]
         it.feed.flow()
+        began = time.monotonic()
+        await updates(it, 120)
+        fault = time.monotonic()
+        sockets = [socket.create_connection(address, timeout=5) for _ in range(CROWD)]
         await updates(it)
         started, before = time.monotonic(), cpu_s(pid)
         for sock in sockets:  # those that are not accepted wait in the kernel, or were sent away
@@ -151,6 +154,7 @@ async def test_without_descriptors_it_serves_who_is_there_and_takes_others_later
         assert 0 < answered < CROWD - 2 * SPARE, f"{answered} of {CROWD} were answered: nobody ran out of descriptors"
         await updates(it)
         assert cpu_s(pid) - before < 0.8 * (time.monotonic() - started), "it spins"
+        check_latency(began, fault, time.monotonic(), it.client)
         for sock in sockets:
             sock.close()
         wanted: list[Wanted] = [(name, *STREAMS[0]) for name in it.feed.instruments]

@@ -221,7 +221,7 @@ def _partition(instrument: str) -> int:
 
 async def test_a_broken_chain_is_never_applied_and_mended_from_the_next_checkpoint(kafka: Kafka) -> None:
     await kafka.market(BTC, snapshot(1, 10))
-    async with streamer(kafka.settings) as (port, _), client(port) as ws:
+    async with streamer(kafka.settings) as (port, admin), client(port) as ws, httpx.AsyncClient() as http:
         await ws.follow()
         await ws.until(BookUpdate)
         broken = await kafka.market(BTC, delta(1, 11, 12))
@@ -232,6 +232,8 @@ async def test_a_broken_chain_is_never_applied_and_mended_from_the_next_checkpoi
         assert (mended.seq, mended.flags & Flag.SNAPSHOT) == (11, Flag.SNAPSHOT)
         last = await ws.until(BookUpdate)
         assert (last.prev_seq, last.seq) == (11, 12)
+        metrics = (await http.get(f"http://127.0.0.1:{admin}/metrics")).text
+        assert "depthcast_chain_breaks_total 1.0" in metrics
 
 
 async def test_an_expired_checkpoint_position_gaps_the_partition_until_a_newer_checkpoint(kafka: Kafka) -> None:
