@@ -6,9 +6,13 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from tests.real_clients.puppet import CACHE, PUPPETS, Closed, Program, program
 from tests.support.needs import need
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 JAVA_MIN = 17
 PAGE = """([url, subprotocol]) => new Promise((resolve, reject) => {
@@ -97,19 +101,25 @@ class Page:
 
 
 @asynccontextmanager
-async def chromium() -> AsyncIterator[Page]:
+async def browser() -> AsyncIterator["Browser"]:
     """Debian's Chromium, without a window."""
     from playwright.async_api import async_playwright
 
     path = shutil.which("chromium")
-    if path is None:
-        need("Chromium is missing (Debian: apt-get install chromium)")
+    need("" if path else "Chromium is missing (Debian: apt-get install chromium)")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=str(path), args=["--no-sandbox"], timeout=60_000)
+        found = await playwright.chromium.launch(executable_path=str(path), args=["--no-sandbox"], timeout=60_000)
         try:
-            page = await browser.new_page()
-            heard: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
-            await page.expose_function("say", lambda *event: heard.put_nowait(event))
-            yield Page(page, heard)
+            yield found
         finally:
-            await browser.close()
+            await found.close()
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Page]:
+    """A page that does what the test says."""
+    async with browser() as found:
+        page = await found.new_page()
+        heard: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
+        await page.expose_function("say", lambda *event: heard.put_nowait(event))
+        yield Page(page, heard)

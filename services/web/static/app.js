@@ -1,5 +1,6 @@
 // The page: one instrument's ladder and trades, and how far they can be trusted.
 
+import { Access } from "./access.js";
 import { decimalsOf, toText, units } from "./book.js";
 import { Client } from "./client.js";
 import { Connection } from "./connection.js";
@@ -14,6 +15,7 @@ const SPARK_EVERY_MS = 250;
 const DAY_MS = 86_400_000;
 const $ = (id) => document.getElementById(id);
 
+const access = new Access();
 const client = new Client(happened);
 let book = null;
 let trades = null;
@@ -39,9 +41,21 @@ function happened(kind, subscription, message) {
     tape = [...fresh.reverse(), ...(message.flags.includes("snapshot") ? [] : tape)].slice(0, TRADES);
   } else if (kind === "error") {
     refusal = message.message;
+  } else if (kind === "notice" && message.code === "auth_expiring") {
+    renew(Math.round(message.retry_after_ms / 1000));
   } else if (kind === "pong") {
     roundTripMs = message.roundTripMs;
   }
+}
+
+/** The token ends: an API key brings the next one, a person is asked for it. */
+async function renew(seconds) {
+  const before = access.secret;
+  const token = await access.token(true).catch(() => "");
+  if (token && token !== before) {
+    client.auth(token);
+    connection.flush();
+  } else access.asked = `The token expires in ${seconds} s. Paste another one, or an API key.`;
 }
 
 /** Finer than Date.now(): fractions of a millisecond matter here. */
@@ -65,7 +79,10 @@ let known = [];
 
 async function loadInstruments() {
   try {
-    const answer = await fetch("/v1/instruments");
+    const answer = await access.get("/v1/instruments");
+    if (answer.status === 401 && !access.asked) {
+      access.ask(access.secret ? "The token is wrong, or has expired." : "This server asks who you are.");
+    }
     if (answer.ok) known = (await answer.json()).instruments;
   } catch {
     return; // the connection line says that the server is away
@@ -207,13 +224,16 @@ function paintState() {
   const [pill, text, banner] = status();
   $("state").className = `pill ${pill}`;
   $("state").textContent = text;
-  $("banner").textContent = banner;
-  $("banner").hidden = !banner;
+  $("banner").textContent = access.asked ? "" : banner;
+  $("banner").hidden = !banner || access.asked !== "";
+  $("asked").textContent = access.asked;
+  $("access").hidden = !access.asked;
   document.body.classList.toggle("degraded", text !== "live");
 }
 
 /** [style, word, what a person should know]. */
 function status() {
+  if (connection.status === "locked") return ["gapped", "locked", access.asked];
   if (connection.status === "ended") return ["gapped", "closed", `${connection.why}. Reload the page when that is mended.`];
   if (connection.status === "waiting") {
     const seconds = Math.max(0, Math.ceil((connection.retryAt - Date.now()) / 1000));
@@ -249,11 +269,18 @@ function frame(now) {
   paintState();
 }
 
-const connection = new Connection(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/stream`, client);
+const connection = new Connection(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/stream`, client, access);
 
 $("instrument").addEventListener("change", (event) => {
   const wanted = event.target.value.trim();
   if (wanted) location.hash = encodeURIComponent(wanted);
+});
+$("access").addEventListener("submit", (event) => {
+  event.preventDefault();
+  access.show($("secret").value);
+  $("secret").value = "";
+  connection.unlock();
+  loadInstruments();
 });
 $("instrument").addEventListener("focus", (event) => event.target.select());
 addEventListener("hashchange", () => choose(decodeURIComponent(location.hash.slice(1))));

@@ -154,6 +154,11 @@ export class Client {
     for (const subscription of this.subscriptions) subscription.disconnected();
   }
 
+  /** Show another token: the old one ends soon. */
+  auth(token) {
+    this.send({ type: "auth", token });
+  }
+
   /** Browsers hide the server's pings, so the page asks for a sign of life itself. */
   ping(nowMs) {
     this.pings.set(this.send({ type: "ping" }), nowMs);

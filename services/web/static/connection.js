@@ -1,16 +1,20 @@
 // The socket under the client: connects, reconnects with full jitter, and notices silence.
 
+import { AccessError } from "./access.js";
 import { FrameError, lastWord, reconnectDelay } from "./client.js";
 
 const SUBPROTOCOL = "depthcast.v1.json";
 const STEADY_MS = 10_000;
 const GREETING_MS = 10_000;
+const UNAUTHORIZED = 4401;
 
 export class Connection {
-  /** `status` is one of connecting, open, waiting (until `retryAt`) and ended, with `why`. */
-  constructor(url, client) {
+  /** `status` is one of locked, connecting, open, waiting (until `retryAt`) and ended, with `why`. */
+  constructor(url, client, access) {
     this.url = url;
     this.client = client;
+    this.access = access;
+    this.socket = null;
     this.failures = 0;
     this.heardAt = 0;
     this.timer = setInterval(() => this.check(), 500);
@@ -20,7 +24,34 @@ export class Connection {
   open() {
     this.status = "connecting";
     this.openedAt = this.heardAt = Date.now();
-    const socket = new WebSocket(this.url, SUBPROTOCOL);
+    const attempt = {};
+    this.socket = attempt;
+    this.access.query().then(
+      (query) => attempt === this.socket && this.connect(query),
+      (error) => (error instanceof AccessError ? this.lock(attempt, error.message) : this.lost(attempt, 1006, error.message)),
+    );
+  }
+
+  /** Without a token that the server takes there is nothing to try. */
+  lock(socket, why) {
+    if (socket !== this.socket) return;
+    this.socket = null;
+    this.status = "locked";
+    this.client.closed();
+    this.access.ask(`${why.charAt(0).toUpperCase()}${why.slice(1)}.`);
+  }
+
+  /** A person gave another token. */
+  unlock() {
+    const { socket } = this;
+    if (socket?.close) socket.close();
+    if (this.status === "open") this.client.closed();
+    this.failures = 0;
+    this.open();
+  }
+
+  connect(query) {
+    const socket = new WebSocket(this.url + query, SUBPROTOCOL);
     this.socket = socket;
     socket.onopen = () => {
       if (socket !== this.socket) return;
@@ -49,6 +80,10 @@ export class Connection {
 
   lost(socket, code, reason) {
     if (socket !== this.socket) return;
+    if (code === UNAUTHORIZED) {
+      this.lock(socket, reason || lastWord(code));
+      return;
+    }
     this.socket = null;
     if (this.status === "open" && Date.now() - this.openedAt > STEADY_MS) this.failures = 0;
     const delay = reconnectDelay(code, this.failures, this.client.retryAfterMs, Math.random);
@@ -80,7 +115,7 @@ export class Connection {
 
   abandon(why) {
     const { socket } = this;
-    socket.close();
+    if (socket.close) socket.close();
     this.lost(socket, 1006, why);
   }
 }
