@@ -1,7 +1,6 @@
 """The protocol table: every state and command, the limits, and the heartbeat."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -41,37 +40,9 @@ from streamer.effects import (
     Reply,
 )
 from streamer.limits import Limits
-from streamer.session import Session, State
+from streamer.session import State
 from streamer.streams import StreamKey
-
-S = 1_000_000_000
-NAME = "binance:spot:BTCUSDT"
-
-
-class Catalog:
-    def __init__(self) -> None:
-        self.ready = True
-
-    def knows(self, instrument: str) -> bool:
-        return instrument == NAME
-
-
-class Peer(NamedTuple):
-    session: Session
-    catalog: Catalog
-    streams: set[int]
-
-
-def connect(limits: Limits | None = None) -> Peer:
-    catalog, streams = Catalog(), {3}
-    return Peer(Session("s1", limits or Limits(), catalog, streams, 0), catalog, streams)
-
-
-def error_of(effects: list[Effect]) -> Error:
-    reply = effects[0]
-    assert isinstance(reply, Reply)
-    assert isinstance(reply.message, Error)
-    return reply.message
+from tests.support.sessions import NAME, Peer, S, connect, error_of, guest
 
 
 def test_welcome_tells_the_limits() -> None:
@@ -233,21 +204,6 @@ def test_no_window_lets_more_through_than_burst_and_rate(waits: list[int], burst
 
 
 # ---- who it is
-
-
-class Door:
-    """Tokens are names of what they grant."""
-
-    def __init__(self, **grants: Access | Refusal) -> None:
-        self.grants = grants
-
-    def check(self, token: str, now_ns: int) -> Access | Refusal:
-        assert now_ns >= 0
-        return self.grants.get(token, Refusal(CloseCode.UNAUTHORIZED, "no such token"))
-
-
-def guest(access: Access | None = None, limits: Limits | None = None, **grants: Access | Refusal) -> Session:
-    return Session("s1", limits or Limits(), Catalog(), {3}, 0, Door(**grants), access)
 
 
 MINUTE = Access("desk", "t1", expires_ns=60 * S)
