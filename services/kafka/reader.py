@@ -18,7 +18,6 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
     TopicAuthorizationFailedError,
 )
-from aiokafka.protocol.fetch import FetchRequest
 
 from services.config import Settings
 from services.errors import UserError
@@ -41,9 +40,6 @@ are read from who leads them now."""
 REBALANCE_TIMEOUT_MS = 30_000
 """How long a rebalance waits for a member's ``on_revoked``; below the request timeout, which a join counts against."""
 MAX_POLL_INTERVAL_MS = 300_000
-FETCH_INTERVAL_S = 0.002
-"""Seconds between two fetches from one broker at least. A fetch costs client and broker some 300 us together, however
-little it brings: under load they bring more each instead of being more. One that waits for records is not delayed."""
 _OFFSETS_TIMEOUT_MS = 10_000
 _GRACE_S = 0.01
 
@@ -75,23 +71,6 @@ class OffsetsLostError(Exception):
         return max(0, self.beginning - self.position)
 
 
-class _Paced:
-    """`AIOKafkaClient.send`, but for fetches, which wait for their turn."""
-
-    def __init__(self, send: Callable[..., Awaitable[Any]]) -> None:
-        self._send = send
-        self._next_s: dict[int, float] = {}  # by broker
-
-    async def __call__(self, node_id: int, request: Any, **options: Any) -> Any:  # noqa: ANN401 aiokafka has no types
-        if isinstance(request, FetchRequest):
-            now_s = time.monotonic()
-            wait_s = self._next_s.get(node_id, 0.0) - now_s
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-            self._next_s[node_id] = max(now_s, now_s + wait_s) + FETCH_INTERVAL_S
-        return await self._send(node_id, request, **options)
-
-
 class _Consumer:
     """What both readers share."""
 
@@ -115,8 +94,6 @@ class _Consumer:
             isolation_level="read_uncommitted",
         )
         await connect(self._consumer.start, self._consumer.stop, self._settings)
-        client = self._consumer._client  # noqa: SLF001 aiokafka has no setting for it
-        client.send = _Paced(client.send)
 
     async def beginning_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """Offset of the oldest record of each partition.
