@@ -12,11 +12,14 @@ from loadtest.client import LoadClient
 from loadtest.fanout import Load, chosen, connected
 from loadtest.processes import descriptors
 from loadtest.swarm import Swarm
-from loadtest.target import Server, Target
+from loadtest.target import Live, Server, Target
 from loadtest.wire import OP_BINARY, client_frame
 from protos.codec import CODECS
 from protos.messages import Channel, Subscribe, Subscribed, Unsubscribe
 
+HISTORY = 2_500
+"""Updates of each instrument before a long run: what a server keeps of the past is full then, and no leak."""
+_HISTORY_PER_S = 20_000
 SAMPLES = 20
 """Measurements of memory in a run."""
 FLIP = 1_000_000
@@ -67,11 +70,17 @@ class ChurningSwarm(Swarm):
                 client.send(client_frame(OP_BINARY, self._codec.encode_command(command)))
 
 
-async def measure_churn(server: Server, load: Load, per_s: float, scenario: str) -> dict[str, Any]:
-    """Deliver under churn; sample the server's memory and its open files."""
+async def measure_churn(server: Server, load: Load, per_s: float, *, long: bool = False) -> dict[str, Any]:
+    """Deliver under churn; sample the server's memory, and what it has open.
+
+    Args:
+        long: Begin when the server's history of each instrument is full, so that a slope is a leak.
+    """
     load.check()
     try:
         target, source = await server.start(load.instruments)
+        if long and not isinstance(source, Live):
+            await source.run(_HISTORY_PER_S, HISTORY * load.instruments / _HISTORY_PER_S)
         swarm = ChurningSwarm(target, chosen(load, target), per_s)
         idle = await _held(target)
         async with connected(swarm):
@@ -85,7 +94,7 @@ async def measure_churn(server: Server, load: Load, per_s: float, scenario: str)
             under_load = await _held(target)
         checks, left = swarm.checks(), await _left(target, idle)
         return {
-            "scenario": scenario,
+            "scenario": "soak" if long else "churn",
             "server": target.name,
             "clients": load.clients,
             "replaced": swarm.replaced,

@@ -158,7 +158,7 @@ def churn(
 ) -> None:
     """Clients that come and go: memory, open files and latency meanwhile."""
     server = _server(url, kafka, topic_prefix, 0, pid, admin_port, ca_file)
-    _churn("churn", server, (clients, instruments, per_client, rate, seconds), per_s, json_file, report)
+    _churn(server, (clients, instruments, per_client, rate, seconds), per_s, json_file, report, long=False)
 
 
 @loadtest_app.command()
@@ -180,21 +180,22 @@ def soak(
 ) -> None:
     """The same for long, with many: does the server's memory grow?"""
     server = _server(url, kafka, topic_prefix, 0, pid, admin_port, ca_file)
-    _churn("soak", server, (clients, instruments, per_client, rate, seconds), per_s, json_file, report)
+    _churn(server, (clients, instruments, per_client, rate, seconds), per_s, json_file, report, long=True)
 
 
 def _churn(
-    scenario: str,
     server: Any,  # noqa: ANN401
     load: tuple[int, int, int, float, float],
     per_s: float,
     json_file: Path | None,
     report: Path | None,
+    *,
+    long: bool,
 ) -> None:
     from loadtest.churn import measure_churn
     from loadtest.fanout import Load
 
-    _finish(_run(measure_churn(server, Load(*load), per_s, scenario)), json_file, report)
+    _finish(_run(measure_churn(server, Load(*load), per_s, long=long)), json_file, report)
 
 
 @loadtest_app.command()

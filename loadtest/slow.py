@@ -39,7 +39,7 @@ class MixedSwarm(Swarm):
         indices = range(len(wanted))
         self.dead = [] if fast_only else [i for i in indices if i % 20 in DEAD]
         self.slow = [] if fast_only else [i for i in indices if i % 20 in SLOW]
-        super().__init__(target, wanted, measured=0, checked=self.slow)
+        super().__init__(target, wanted, measured=0, checked=[*self.dead, *self.slow])
         special = {*self.dead, *self.slow}
         self.fast = [i for i in indices if i not in special]
         every = -(-len(self.fast) // self.receiver.measured_max)
@@ -149,7 +149,6 @@ def account(swarm: MixedSwarm, published: list[int]) -> dict[str, Any]:
         merged = checker.conflated if checker is not None else 0
         offered += expected
         if not client.connected:
-            got = min(got, expected)  # of a dead client, the merged ones count as one each
             lost_closed += expected - got - merged
         else:
             unaccounted += expected - got - merged

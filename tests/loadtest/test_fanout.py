@@ -94,7 +94,7 @@ def assert_accounts_close(result: dict[str, Any]) -> None:
 
 async def test_churn_and_storm_leave_nothing_behind() -> None:
     load = Load(clients=50, instruments=10, per_client=2, rate=200, seconds=2)
-    result = await measure_churn(Depthcast(), load, 20, "churn")
+    result = await measure_churn(Depthcast(), load, 20)
     assert result["replaced"] >= 30
     assert result["files_left"] <= 1
     assert result["tasks_left"] <= 1
