@@ -10,7 +10,7 @@ THOROUGH := $(wildcard $(addprefix tests/,slow rfc6455 security real_clients fuz
 CALM := $(wildcard tests/test_*.py $(addprefix tests/,$(PURE) fuzz))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-calm test-integration test-timed coverage $(PURE:%=coverage-%) compile test-compiled check fuzz audit bench proto lock clean
+.PHONY: help demo test test-calm test-integration test-timed coverage $(PURE:%=coverage-%) compile test-compiled check fuzz mutation audit bench proto lock clean
 
 help:
 	@echo "make demo    live order books in the browser, everything on this machine"
@@ -19,6 +19,7 @@ help:
 	@echo "make compile a wheel with the hot packages compiled, unpacked in build/compiled; test-compiled tests it"
 	@echo "make check   format, lint, types, generated code"
 	@echo "make fuzz    look for inputs that break something; FUZZ_S=60 seconds for each target"
+	@echo "make mutation  mutants of the book, the sequence, the outbox and the session that no test notices"
 	@echo "make audit   ask for known vulnerabilities of what is locked"
 	@echo "make bench   the figures of docs/benchmarks.md"
 	@echo "make proto   generate protos/depthcast_pb2.* from protos/depthcast.proto"
@@ -69,6 +70,10 @@ check: .venv/.dev
 FUZZ_S ?= 60
 fuzz: .venv/.dev
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
+
+# Takes half an hour; a piece: make mutation MUTANTS="protos/book.py --seconds 300"
+mutation: .venv/.dev
+	$(BIN)/python -m tests.mutation $(MUTANTS)
 
 audit: .venv/.dev
 	@$(BIN)/python -m tests.support.audit
