@@ -140,6 +140,11 @@ def test_modules_and_functions_are_short() -> None:
     assert {name: lines for name, lines in functions.items() if lines > FUNCTION_LINES_MAX} == {}
 
 
+def test_files_of_tests_are_short() -> None:
+    files = {path: len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert {str(path.relative_to(ROOT)): lines for path, lines in files.items() if lines > LINES_MAX} == {}
+
+
 def test_every_function_is_annotated() -> None:
     faults = []
     for name, node in _functions():

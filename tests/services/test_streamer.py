@@ -3,21 +3,15 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.typing import Subprotocol
 
-from protos.codec import CODECS
 from protos.messages import (
     BookState,
     BookUpdate,
@@ -31,7 +25,6 @@ from protos.messages import (
     Reason,
     Resume,
     Scale,
-    ServerMessage,
     StatusUpdate,
     Subscribe,
 )
@@ -41,15 +34,13 @@ from services.broker import EmbeddedBroker
 from services.config import Settings
 from services.errors import UserError
 from services.kafka import Producer
-from services.stack import local_http
+from services.stack import free_port, local_http
 from services.streamer.app import run_streamer
 from tests.support.brokers import TestBroker
+from tests.support.plain_client import BTC, CODEC, Client, client
 
 PARTITIONS = 2
-BTC = "binance:spot:BTCUSDT"
 ETH = "binance:spot:ETHUSDT"
-CODEC = CODECS["depthcast.v1.proto"]
-M = TypeVar("M", bound=ServerMessage)
 
 
 def snapshot(epoch: int, seq: int, price: int = 100) -> BookUpdate:
@@ -123,39 +114,6 @@ async def streamer(settings: Settings) -> AsyncIterator[tuple[int, int]]:
     finally:
         stop.set()
         await task
-
-
-@dataclass
-class Client:
-    """A connection and the messages that came with an earlier one, in the same frame."""
-
-    ws: ClientConnection
-    held: deque[ServerMessage] = field(default_factory=deque)
-
-    async def until(self, kind: type[M], *, seq: int = 0) -> M:
-        """The next message of this kind, at ``seq`` if given."""
-        async with asyncio.timeout(5):
-            while True:
-                while self.held:
-                    message = self.held.popleft()
-                    if isinstance(message, kind) and (not seq or getattr(message, "seq", seq) == seq):
-                        return message
-                self.held.extend(CODEC.decode(await self.ws.recv(decode=False)))
-
-    async def noticed(self, code: NoticeCode) -> Notice:
-        while (notice := await self.until(Notice)).code is not code:
-            pass
-        return notice
-
-    async def follow(self, instrument: str = BTC, channel: Channel = Channel.BOOK) -> None:
-        await self.ws.send(CODEC.encode_command(Subscribe(1, instrument, channel)))
-
-
-@asynccontextmanager
-async def client(port: int) -> AsyncIterator[Client]:
-    url = f"ws://127.0.0.1:{port}/v1/stream"
-    async with connect(url, subprotocols=[Subprotocol(CODEC.name)]) as ws:
-        yield Client(ws)
 
 
 async def test_updates_of_kafka_reach_a_client(kafka: Kafka) -> None:
@@ -360,7 +318,7 @@ async def test_missing_topics_are_one_clear_line(kafka: Kafka) -> None:
 
 async def test_sigterm_turns_readiness_off_warns_closes_in_waves_and_exits_0(kafka: Kafka) -> None:
     await kafka.market(BTC, snapshot(1, 10))
-    port, admin = _free_port(), _free_port()
+    port, admin = free_port(), free_port()
     environment = {
         "DEPTHCAST_KAFKA_BOOTSTRAP": kafka.settings.kafka_bootstrap,
         "DEPTHCAST_KAFKA_FETCH_MAX_WAIT_MS": str(kafka.settings.kafka_fetch_max_wait_ms),
@@ -400,10 +358,3 @@ async def _ready(http: httpx.AsyncClient) -> None:
                 if (await http.get("/readyz")).status_code == 200:
                     return
             await asyncio.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
