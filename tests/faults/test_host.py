@@ -46,22 +46,45 @@ async def answers(port: int) -> bool:
     return False
 
 
+READ_ONLY = """
+mount --make-rprivate /
+for point in $(awk '$4 ~ /^rw/ && $2 !~ "^/(proc|sys|dev)" { print $2 }' /proc/mounts); do
+    mount -o remount,ro,bind "$point" || exit 1
+done
+if touch "$0"; then exit 1; fi
+exec "$@"
+"""
+"""Of a mount namespace: nothing can be written, a file beside ours neither, in what then is executed."""
+
+
+def read_only(probe: Path) -> list[str]:
+    """What a command begins with, for which each file system is read-only; [] where that is not permitted."""
+    for unshare in (["unshare", "-m"], ["unshare", "-r", "-m"]):  # as root; as anybody, where the kernel allows
+        prefix = [*unshare, "sh", "-c", READ_ONLY, str(probe)]
+        if (
+            shutil.which("unshare")
+            and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode == 0
+        ):
+            return prefix
+    return []
+
+
 @contextlib.asynccontextmanager
-async def logging_to(it: Scene, command: str, stderr: int) -> AsyncIterator[Child]:
+async def logging_to(it: Scene, command: str, stderr: int, *prefix: str) -> AsyncIterator[Child]:
     """One more process of the stack, whose log goes to a file descriptor of ours, with everything logged."""
-    child = await spawn_with(it.stack, command, stderr)
+    child = await spawn_with(it.stack, command, stderr, *prefix)
     try:
         yield child
     finally:
         await child.stop()
 
 
-async def spawn_with(stack: Stack, command: str, stderr: int) -> Child:
+async def spawn_with(stack: Stack, command: str, stderr: int, *prefix: str) -> Child:
     port = free_port()
     child = Child(command, {**stack.environment, "DEPTHCAST_LOG_LEVEL": "debug"}, port, stack.directory / "unused.log")
     environment = {**os.environ, **child._environment, "DEPTHCAST_HTTP_PORT": "0"}
     child.process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services", command), env=environment, stdout=stderr, stderr=stderr
+        *(*prefix, sys.executable, "-m", "services", command), env=environment, stdout=stderr, stderr=stderr
     )
     return child
 
@@ -102,12 +125,18 @@ def files_written(pid: int) -> list[str]:
     return found
 
 
-async def test_a_full_disk_stops_nothing(kafka_server: RealBroker) -> None:
-    """/dev/full fails each write with ENOSPC. Nothing but the log is written: a read-only root will do."""
+async def test_a_full_disk_stops_nothing(kafka_server: RealBroker, tmp_path: Path) -> None:
+    """/dev/full fails each write with ENOSPC, and all file systems are read-only. Where nobody may make them so, it is
+    still seen that no file is open for writing."""
     full = os.open("/dev/full", os.O_WRONLY)
+    prefix = read_only(tmp_path / "probe")
+    print(f"read-only: {bool(prefix)}")
     async with scene(kafka_server.bootstrap) as it:
         assert await it.stack.ingest.stop() == 0
-        async with logging_to(it, "ingest", full) as ingest, logging_to(it, "streamer", full) as streamer:
+        async with (
+            logging_to(it, "ingest", full, *prefix) as ingest,
+            logging_to(it, "streamer", full, *prefix) as streamer,
+        ):
             await asyncio.gather(ingest.ready(), streamer.ready())
             it.feed.flow()
             await updates(it)
