@@ -1,7 +1,7 @@
 """Mutation testing of the modules in which a mistake would lose data or let somebody in.
 
 Each mutant is the module with one operator, number or branch changed; a mutant that all tests let pass is a survivor.
-Prints the table of docs/guarantees.md, and each survivor that `equivalent` does not explain; fails if there is one.
+Prints the table of CONTRIBUTING.md, and each survivor that `equivalent` does not explain; fails if there is one.
 Works on a copy: the checkout is never changed. Takes half an hour on one core; `--seconds` bounds it.
 """
 

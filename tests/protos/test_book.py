@@ -118,3 +118,17 @@ def test_check_finds_a_broken_book(name: str, prices: list[int], lots: dict[int,
     side.prices, side.lots = prices, lots
     with pytest.raises(InvariantError, match=name):
         book.check()
+
+
+def test_only_the_flag_of_a_snapshot_replaces() -> None:
+    book = Book()
+    book.apply(BookUpdate(flags=Flag.SNAPSHOT, bids=[(1, 5)], asks=[(9, 5)]))
+    for flag in (Flag.CONFLATED, Flag.CROSSED, Flag.STALE, Flag.GAPPED):
+        book.apply(BookUpdate(flags=flag, bids=[(2, int(flag))]))
+    assert book.bids.levels() == [(1, 5), (2, int(Flag.GAPPED))]
+
+
+def test_a_digest_is_of_25_levels() -> None:
+    book = Book()
+    book.apply(BookUpdate(flags=Flag.SNAPSHOT, asks=[(price, 1) for price in range(1, 31)]))
+    assert book.digest() == book.digest(25) == digest_of([], [(price, 1) for price in range(1, 26)])
