@@ -18,6 +18,9 @@ from streamer.outbox import Outbox
 
 BACKLOG_S = 0.1
 """While a client has a backlog: the longest time between two flushes, which judge it."""
+POLL_PAUSE = 0.25
+"""Of the time between two flushes. A fetch costs as much as ten updates, whatever it brings."""
+POLL_PAUSE_FROM_S = 0.005
 SAMPLES_MAX = 32
 """Updates whose latency is measured per flush. They went out together, so more would say the same, at 3 us each."""
 
@@ -35,6 +38,7 @@ class Flusher:
         self._awake = False
         self._waiter: asyncio.Future[None] | None = None
         self._samples: list[tuple[int, int]] = []
+        self._interval_s = 0.0  # from the last flush to the one after it, as the load decides it
 
     def wake(self) -> None:
         """There is something to flush, or to do at another time than before."""
@@ -46,6 +50,11 @@ class Flusher:
         """An update was applied, whose way to the clients is to be measured."""
         if len(self._samples) < SAMPLES_MAX:
             self._samples.append((ts_received_ns, ts_record_ns))
+
+    @property
+    def poll_pause_s(self) -> float:
+        """How long who feeds us may wait between two polls: under load, what comes meanwhile goes out no later."""
+        return self._interval_s * POLL_PAUSE if self._interval_s > POLL_PAUSE_FROM_S else 0.0
 
     async def run(self, clients: Clients) -> None:
         """Flush for ever."""
@@ -59,7 +68,9 @@ class Flusher:
             busy_s = await self._write(clients, dirty, started)
             self._measure(bool(dirty), busy_s)
             backlog = bool(dirty)
-            await asyncio.sleep(max(self._interval_min_s, busy_s * self._rest))
+            rest_s = max(self._interval_min_s, busy_s * self._rest)
+            self._interval_s = busy_s + rest_s
+            await asyncio.sleep(rest_s)
 
     async def _wait(self, backlog: bool) -> None:
         loop = asyncio.get_running_loop()

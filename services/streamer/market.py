@@ -73,6 +73,7 @@ class MarketReader:
         self._hub = hub
         self._metrics = metrics
         self._clock = clock
+        self._flusher = flusher
         self._wake = flusher.wake
         self._applied = flusher.applied
         self.reader = Reader(settings)
@@ -109,6 +110,8 @@ class MarketReader:
                 self.caught_up.set()
                 _log.info("ready: %d instruments in %.1f s", len(self._hub.instruments()), time.monotonic() - started)
             await self._process(await self._poll())
+            if pause_s := self._flusher.poll_pause_s:
+                await asyncio.sleep(pause_s)
 
     async def _check_positions(self, ends: dict[tuple[str, int], int]) -> None:
         """A position beyond the end, of a topic that was made anew, would count as caught up."""

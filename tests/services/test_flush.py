@@ -14,6 +14,7 @@ from services.streamer.clients import Clients
 from services.streamer.clock import Clock
 from services.streamer.flush import Flusher
 from streamer.hub import Hub
+from streamer.limits import Limits
 from streamer.outbox import Outbox
 from tests.support.endpoint import BTC, PROTO, Client, client, running
 
@@ -24,6 +25,7 @@ class SlowHub(Hub):
     seconds = 0.0
     flushes = 0
     took_s = 0.0  # more than that, when others have the core too
+    flusher: Flusher
 
     def flush(self, now_ns: int) -> list[Outbox]:
         self.flushes += 1
@@ -37,7 +39,7 @@ class SlowHub(Hub):
 async def flushing(hub: SlowHub, settings: Settings, seconds: float, *, busy: bool) -> float:
     """Run the loop for a while; returns flushes per second."""
     metrics, clock = Metrics(), Clock()
-    flusher = Flusher(hub, settings, metrics, clock)
+    flusher = hub.flusher = Flusher(hub, settings, metrics, clock)
     task = asyncio.create_task(
         flusher.run(Clients(hub, settings, metrics, clock, flusher.wake, Gate(settings, metrics, clock)))
     )
@@ -65,6 +67,16 @@ async def test_under_load_flushes_take_their_share_and_no_more(duty: float, cost
     assert rate <= 1e3 / interval_ms + 1
     interval_ms += hub.took_s / hub.flushes * 1e3 - cost_ms
     assert rate >= 1e3 / interval_ms * 0.5, "other work on this machine may slow it down, but not by half"
+
+
+async def test_under_load_kafka_is_polled_a_few_times_between_two_flushes() -> None:
+    settings, idle, loaded = Settings(), SlowHub(Limits()), SlowHub(Limits())
+    await flushing(idle, settings, 0.2, busy=True)
+    assert idle.flushes > 0
+    assert idle.flusher.poll_pause_s == 0
+    loaded.seconds = 0.012
+    await flushing(loaded, settings, 0.2, busy=True)
+    assert 0.004 <= loaded.flusher.poll_pause_s <= 0.012
 
 
 async def test_slices_leave_the_event_loop_to_others() -> None:
