@@ -21,7 +21,6 @@ from protos.codec import Codec
 from protos.messages import (
     Channel,
     CloseCode,
-    Digest,
     InstrumentState,
     MarketMessage,
     Reason,
@@ -76,7 +75,7 @@ class Hub:
         self._streams_made = 0
         self._tiers: dict[int, dict[TierStream, None]] = {}  # by interval_ms
         self._tiers_due: dict[int, int] = {}  # interval_ms -> ns
-        self._digests: deque[tuple[int, Stream]] = deque()  # due in ns, ascending because all wait equally long
+        self._digests: deque[tuple[int, Stream]] = deque()  # next visit in ns, ascending because all wait equally long
         self._flushed: list[Outbox] = []  # returned by the last flush
         self._backlog: set[Outbox] = set()  # had something left when the last flush began
         self._sweep_ns = 0
@@ -204,7 +203,7 @@ class Hub:
             self._tiers.setdefault(key.interval_ms, {})[stream] = None
             self._tiers_due.setdefault(key.interval_ms, now_ns)
         if stream.digest() is not None:
-            self._digests.append((now_ns + self.limits.digest_interval_ms * MS, stream))
+            self._digests.append((now_ns + self.limits.digest_interval_ms * MS // 2, stream))
         return stream
 
     def unsubscribe(self, outbox: Outbox, stream_id: int, command_id: int = 0) -> bool:
@@ -261,20 +260,12 @@ class Hub:
                 self._tiers_due[interval_ms] = now_ns - now_ns % interval_ns + interval_ns
                 for tier in streams:
                     tier.on_tick()
-        digests = self._digests
+        digests, half_ns = self._digests, self.limits.digest_interval_ms * MS // 2
         while digests and digests[0][0] <= now_ns:
-            stream = digests.popleft()[1]
+            due_ns, stream = digests.popleft()
             if stream.id in self._streams:
-                digests.append((now_ns + self.limits.digest_interval_ms * MS, stream))
-                self._announce_digest(stream)
-
-    def _announce_digest(self, stream: Stream) -> None:
-        if stream.epoch == 0 or stream.market.gapped or not any(lane.listeners for lane in stream.lanes):
-            return
-        crc = stream.digest()
-        if crc is not None:
-            stream.announce(Digest(stream.id, stream.epoch, stream.seq, crc))
-            self.counters.digests += 1
+                digests.append((max(due_ns, now_ns - half_ns) + half_ns, stream))
+                stream.visit_digest()
 
     def flush(self, now_ns: int) -> list[Outbox]:
         """Offer what was published to every listener, and judge who did not take what the last flush brought.

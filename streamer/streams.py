@@ -5,6 +5,7 @@ per codec, `Stream.cut` joins what was published since the last cut to one segme
 of every listener.
 """
 
+from enum import Enum
 from typing import NamedTuple
 
 from protos.codec import Codec
@@ -53,6 +54,14 @@ def check_key(key: StreamKey) -> tuple[ErrorCode, str] | None:
     return None
 
 
+class _Digest(Enum):
+    """Of this interval."""
+
+    NONE = "none"  # not due yet
+    WAITS = "waits"  # for an update
+    SENT = "sent"
+
+
 class Fanout:
     """What one flush works on; shared by the hub and all streams."""
 
@@ -71,6 +80,7 @@ class Stream:
     """One stream: its position, and its lanes. Subclasses know what brings a client up to the position."""
 
     __slots__ = (
+        "_digest",
         "_epoch",
         "_open",
         "_prev_seq",
@@ -100,6 +110,7 @@ class Stream:
         self._epoch = 0
         self._prev_seq = 0
         self._updates = 0
+        self._digest = _Digest.NONE
 
     def lane(self, codec: Codec) -> Lane:
         """The lane of a codec, made when it is the first."""
@@ -142,6 +153,28 @@ class Stream:
         message.stream = self.id
         message.ts_published_ns = self.fanout.now_ns
         self._encode(message)
+        if self._digest is _Digest.WAITS:
+            self._announce_digest()
+
+    def visit_digest(self) -> None:
+        """Called twice per interval: a digest goes out with the first update after one visit, or alone at the next.
+
+        All streams that began together are due together, and a digest of its own is a send to every listener.
+        """
+        if self._digest is _Digest.WAITS:
+            self._announce_digest()
+            self._digest = _Digest.NONE
+        else:
+            self._digest = _Digest.WAITS if self._digest is _Digest.NONE else _Digest.NONE
+
+    def _announce_digest(self) -> None:
+        self._digest = _Digest.SENT
+        if self.epoch == 0 or self.market.gapped or not any(lane.listeners for lane in self.lanes):
+            return
+        crc = self.digest()
+        if crc is not None:
+            self.announce(Digest(self.id, self.epoch, self.seq, crc))
+            self.fanout.counters.digests += 1
 
     def announce(self, message: Notice | Digest) -> None:
         """Queue a message that moves no position, in its place among the updates."""

@@ -12,7 +12,7 @@ from protos.messages import (
 from streamer.counters import count
 from streamer.limits import Limits
 from streamer.outbox import Outbox
-from tests.support.world import BBO, BOOK, MS, RAW, STATUS, TRADES, World
+from tests.support.world import BBO, BOOK, MS, RAW, STATUS, TRADES, World, kinds
 
 
 def test_a_client_that_never_reads_is_closed_and_counted(maker: Callable[..., Any], codec: Codec) -> None:
@@ -98,3 +98,28 @@ def test_who_has_a_plain_queue_can_be_written_to_at_once(world: World) -> None:
     assert bytes(batch.firsts) == bytes((plain.first,))
     world.hub.flush(200 * MS)  # still there: a backlog now
     assert world.hub.gather([plain]).others == [plain]
+
+
+def test_a_digest_goes_with_an_update_or_alone_when_none_comes(maker: Callable[..., Any], codec: Codec) -> None:
+    """One per interval: with the first update in its second half, or at its end."""
+    world = World(maker, codec, Limits(digest_interval_ms=100))
+    world.apply(world.maker.snapshot())
+    outbox = world.join(RAW)
+
+    def after(ms: int, *, update: bool) -> list[str]:
+        world.hub.tick(ms * MS)
+        if update:
+            world.apply(world.maker.delta())
+        world.hub.flush(ms * MS)
+        assert len(outbox.queue) <= 1, "one segment"
+        return kinds(world.read(outbox, ms * MS))
+
+    assert after(40, update=True) == ["BookUpdate"]
+    assert after(60, update=False) == []
+    assert after(70, update=True) == ["BookUpdate", "Digest"]
+    assert after(90, update=True) == ["BookUpdate"]
+    assert after(110, update=False) == []
+    assert after(160, update=False) == []
+    assert after(210, update=False) == ["Digest"]
+    after(10_000, update=False)
+    assert world.hub.counters.digests <= 3, "none for the intervals that were missed"
