@@ -88,10 +88,9 @@ def test_it_is_typed_and_has_its_command() -> None:
     assert (command.name, command.value) == ("depthcast", "services.cli:main")
 
 
-@pytest.mark.parametrize("targets", [["test"], ["test-calm", "test-integration", "test-timed"]], ids=["here", "CI"])
-def test_every_folder_of_tests_runs(targets: list[str]) -> None:
-    assert set(targets) <= {"test", *re.findall(r"[\w-]+", (ROOT / ".ci" / "run").read_text())}
-    command = ["make", "--dry-run", "--always-make", "PYTHON=python3", *targets]
+def test_every_folder_of_tests_runs() -> None:
+    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
+    command = ["make", "--dry-run", "--always-make", "PYTHON=python3", "test"]
     recipes = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     named = {word.split("/")[1] for word in recipes.split() if word.startswith("tests/")}
     folders = {path.parent.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").glob("*/**/test_*.py")}
