@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { SEEN_BITS = 12, SEEN = 1 << SEEN_BITS, HEADER_MAX = 10 };
+enum { SEEN_BITS = 10, SEEN = 1 << SEEN_BITS, HEADER_MAX = 10 };
 
 typedef struct {
   PyObject *segment; /* borrowed; NULL: free */
