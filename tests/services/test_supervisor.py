@@ -232,8 +232,8 @@ async def test_stop_ends_well_when_the_worker_does(
 ) -> None:
     up = tmp_path / "up"
     program = (
-        f"import os, signal, sys; signal.signal(signal.SIGTERM, lambda *_: {program}); "
-        f"open({str(up)!r}, 'w'); signal.pause()"
+        f"import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: {program}); "
+        f"open({str(up)!r}, 'w')\nwhile True: time.sleep(0.01)"
     )
     assert await keeping(worker(program), up.exists) is well
     assert ("worker 1 did not drain" in caplog.text) is not well
