@@ -132,3 +132,18 @@ def test_a_digest_is_of_25_levels() -> None:
     book = Book()
     book.apply(BookUpdate(flags=Flag.SNAPSHOT, asks=[(price, 1) for price in range(1, 31)]))
     assert book.digest() == book.digest(25) == digest_of([], [(price, 1) for price in range(1, 26)])
+
+
+def test_a_locked_book_is_crossed() -> None:
+    book = Book()
+    book.apply(BookUpdate(epoch=1, seq=1, flags=Flag.SNAPSHOT, bids=[(100, 1)], asks=[(100, 1)]))
+    assert book.crossed
+
+
+def test_a_price_that_is_there_twice_breaks_the_book() -> None:
+    book = Book()
+    book.apply(BookUpdate(epoch=1, seq=1, flags=Flag.SNAPSHOT, bids=[(99, 1), (100, 1)], asks=[(101, 1)]))
+    book.check()
+    book.bids.prices.append(100)
+    with pytest.raises(InvariantError, match="do not ascend"):
+        book.check()
