@@ -102,7 +102,6 @@ class Server:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=1,
-            backlog=BACKLOG,
             **{**defaults, **options},
         )
         self._server = uvicorn.Server(self._config)

@@ -100,16 +100,17 @@ def levels(value: list[Json], signed: bool = False) -> list[TextLevel]:
     """
     if type(value) is not list:
         raise MapError("bad-field", f"levels are a {type(value).__name__}, not a list")
-    try:
-        for level in value:
-            if type(level) is not list:
-                raise MapError("bad-field", "a level is not [price, size]")
-            one, other = level
-            if not (("01" <= one < ":" or _LEAST <= one < "00") and "0" <= other < ":"):
-                price(one, signed)
-                size(other)
-    except (TypeError, ValueError):  # text does not compare with anything else: no test of the types a level
-        raise MapError("bad-field", "a level is not [price, size] in text") from None
+    for level in value:
+        if type(level) is not list or len(level) != 2:
+            raise MapError("bad-field", "a level is not [price, size]")
+        one, other = level
+        if (
+            type(one) is not str
+            or type(other) is not str
+            or not (("01" <= one < ":" or _LEAST <= one < "00") and "0" <= other < ":")
+        ):
+            price(one, signed)
+            size(other)
     return value
 
 

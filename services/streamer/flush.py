@@ -53,7 +53,7 @@ class Flusher:
 
     @property
     def poll_pause_s(self) -> float:
-        """How long who feeds us may wait between two polls: under load, what comes meanwhile goes out no later."""
+        """How long who feeds us should wait between two polls: under load, little of that misses a flush."""
         return self._interval_s * POLL_PAUSE if self._interval_s > POLL_PAUSE_FROM_S else 0.0
 
     async def run(self, clients: Clients) -> None:

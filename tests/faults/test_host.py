@@ -19,11 +19,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loadtest.compiler import compile_c
 from protos.messages import NoticeCode
 from services.stack import Child, Stack, free_port
 from tests.support.invariants import STREAMS, Scene, check_latency, scene
 from tests.support.kafka_server import RealBroker
-from tests.support.needs import need
+from tests.support.needs import need_compiler
 from tests.support.scenario import Wanted, Watcher, until
 
 CLOCK = Path(__file__).parents[1] / "support" / "clock.c"
@@ -212,11 +213,9 @@ def has_answer(sock: socket.socket) -> bool:
 
 @pytest.fixture(scope="module")
 def clock_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc")
-    need("" if compiler else "a C compiler is missing (Debian: apt-get install gcc libc6-dev)")
-    assert compiler is not None
+    need_compiler()
     library = tmp_path_factory.mktemp("clock") / "clock.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, CLOCK, "-ldl"], check=True, timeout=60)
+    compile_c(CLOCK, library, "-shared", "-fPIC", "-ldl")
     return library
 
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.client import Address, LoadClient, connect
-from loadtest.compiler import has_compiler
 from loadtest.histogram import Histogram
 from loadtest.receiver import BROKEN, Handler, NativeReceiver, PythonReceiver, Receiver, receiver
 from loadtest.wire import BBO, BOOK, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG, TRADES, client_frame
 from protos.codec import CODECS
 from protos.messages import BookUpdate, Digest, Pong, QuoteUpdate, Scale, Side, Trade, TradesUpdate
+from tests.support.needs import need_compiler
 from tests.support.scenario import until
 
 CODEC = CODECS["depthcast.v1.proto"]
@@ -36,8 +36,7 @@ Make = Callable[[int, Handler], Receiver]
 def make(request: pytest.FixtureRequest) -> Make:
     if request.param == "python":
         return PythonReceiver
-    if not has_compiler():
-        pytest.skip("there is no C compiler; apt-get install gcc libc6-dev")
+    need_compiler()
     made = receiver(1, lambda *_: None)
     assert isinstance(made, NativeReceiver)
     made.close()

@@ -26,7 +26,7 @@ TESTS = {  # the quickest first: the first failure ends a mutant
     "protos/book.py": ["tests/protos/test_book.py"],
     "ingest/sequence.py": ["tests/ingest/test_sequence.py", "tests/ingest/test_instrument.py"],
     "streamer/outbox.py": ["tests/streamer/test_outbox.py", *(f"tests/streamer/test_{name}.py" for name in STREAMER)],
-    "streamer/session.py": ["tests/streamer/test_session.py", "tests/streamer/test_session_drawing.py"],
+    "streamer/session.py": [f"tests/streamer/test_session{name}.py" for name in ("", "_marks", "_drawing")],
 }
 TIMEOUT_S = 60
 OPTIONS = "-x -q -c /dev/null --rootdir=. -p no:cacheprovider -p tests.mutation.quick"

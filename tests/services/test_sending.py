@@ -4,7 +4,6 @@ import errno
 import importlib.machinery
 import importlib.util
 import os
-import shutil
 import socket
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from services.streamer.sending import Left, send_each
 from streamer.counters import count, tally
 from streamer.frames import BINARY, TEXT, header
 from streamer.outbox import Segment
+from tests.support.needs import need_compiler
 
 Send = Callable[[list[int], bytearray, list[list[Segment]], int], tuple[int, int, Left]]
 MAX = 65_536
@@ -28,8 +28,7 @@ SOURCE = Path(__file__).parents[2] / "services" / "streamer" / "native.c"
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Send:
     """Compiled from the sources."""
-    if shutil.which("cc") is None and not os.environ.get("CI"):
-        pytest.skip("a C compiler is missing (Debian: apt-get install gcc libc6-dev python3-dev)")
+    need_compiler()
     library = tmp_path_factory.mktemp("native") / "native.so"
     include = sysconfig.get_path("include")
     compile_c(SOURCE, library, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{include}")

@@ -4,7 +4,6 @@ import asyncio
 import random
 import socket
 import ssl
-from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -12,11 +11,23 @@ import pytest
 import trustme
 from websockets.frames import Opcode
 
-from protos.messages import BookUpdate, Channel, CloseCode, Flag, Notice, NoticeCode, ServerMessage, Subscribe
+from protos.messages import BookUpdate, Channel, CloseCode, Notice, NoticeCode, Subscribe
 from services.config import Settings
 from services.errors import UserError
 from services.serving import tls_options
-from tests.support.endpoint import BTC, PROTO, Client, Raw, Rig, client, masked, request, running
+from tests.support.endpoint import (
+    BTC,
+    PROTO,
+    Client,
+    Raw,
+    Rig,
+    check_conflated,
+    client,
+    masked,
+    request,
+    running,
+    slow_and_back,
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,21 +98,7 @@ async def test_a_client_that_pauses_is_conflated_and_its_chain_stays_whole(
 ) -> None:
     async with running(**files) as rig:
         raw = await _secret(rig, trusting)
-        raw.writer.write(masked(Opcode.BINARY, PROTO.encode_command(Subscribe(1, BTC, Channel.BOOK))))
-        async with asyncio.timeout(20):
-            while not rig.hub.counters.slow_episodes:
-                for _ in range(20):
-                    rig.update(levels=100)
-                await asyncio.sleep(0.002)
-        last = rig.update()
-        seen: list[ServerMessage] = []
-        async with asyncio.timeout(20):
-            while not (seen and isinstance(seen[-1], BookUpdate) and seen[-1].seq == last):
-                seen += PROTO.decode((await raw.frame())[1])
-        assert any(isinstance(m, Notice) and m.code is NoticeCode.SLOW for m in seen)
-        updates = [m for m in seen if isinstance(m, BookUpdate)]
-        assert all(after.prev_seq == before.seq or after.flags & Flag.SNAPSHOT for before, after in pairwise(updates))
-        assert any(m.flags & (Flag.CONFLATED | Flag.SNAPSHOT) for m in updates[1:])
+        check_conflated(await slow_and_back(rig, raw))
 
 
 async def test_a_client_that_never_reads_is_closed(files: dict[str, Path], trusting: ssl.SSLContext) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from itertools import pairwise
 
 import pytest
 from websockets.frames import Opcode
@@ -10,13 +9,20 @@ from websockets.frames import Opcode
 from protos.messages import (
     BookUpdate,
     Channel,
-    Flag,
-    Notice,
-    NoticeCode,
-    ServerMessage,
     Subscribe,
 )
-from tests.support.endpoint import BTC, PROTO, Client, Rig, client, masked, running, upgraded
+from tests.support.endpoint import (
+    BTC,
+    PROTO,
+    Client,
+    Rig,
+    check_conflated,
+    client,
+    masked,
+    running,
+    slow_and_back,
+    upgraded,
+)
 
 
 @pytest.fixture
@@ -54,22 +60,8 @@ async def test_a_client_that_never_reads_is_conflated_within_bounded_memory_then
 async def test_a_client_that_pauses_gets_one_conflated_update_and_is_told_that_it_is_slow() -> None:
     async with running() as rig:
         raw = await upgraded(rig, receive_buffer=4096)
-        raw.writer.write(masked(Opcode.BINARY, PROTO.encode_command(Subscribe(1, BTC, Channel.BOOK))))
-        while not rig.hub.counters.slow_episodes:
-            for _ in range(20):
-                rig.update(levels=100)
-            await asyncio.sleep(0.002)
-        last = rig.update()
-        seen: list[ServerMessage] = []
-        async with asyncio.timeout(5):
-            while not (seen and isinstance(seen[-1], BookUpdate) and seen[-1].seq == last):
-                seen += PROTO.decode((await raw.frame())[1])
-        assert any(isinstance(m, Notice) and m.code is NoticeCode.SLOW for m in seen)
-        updates = [m for m in seen if isinstance(m, BookUpdate)]
-        for before, after in pairwise(updates):
-            assert after.prev_seq == before.seq or after.flags & Flag.SNAPSHOT, "the chain is whole"
-        assert any(m.flags & (Flag.CONFLATED | Flag.SNAPSHOT) for m in updates[1:])
-        assert len(updates) < last
+        updates = check_conflated(await slow_and_back(rig, raw))
+        assert len(updates) < updates[-1].seq
 
 
 async def test_a_peer_that_pings_without_reading_costs_one_pong(rig: Rig) -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,7 +20,19 @@ from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from protos.codec import CODECS, Codec
-from protos.messages import BookUpdate, Command, Flag, MarketMessage, Scale, ServerMessage, Welcome
+from protos.messages import (
+    BookUpdate,
+    Channel,
+    Command,
+    Flag,
+    MarketMessage,
+    Notice,
+    NoticeCode,
+    Scale,
+    ServerMessage,
+    Subscribe,
+    Welcome,
+)
 from services.auth.store import Store
 from services.config import Settings
 from services.metrics import Metrics
@@ -203,3 +216,27 @@ async def upgraded(rig: Rig, codec: Codec = PROTO, receive_buffer: int = 0) -> R
     assert (await raw.head())[0] == 101
     await raw.frame()
     return raw
+
+
+async def slow_and_back(rig: Rig, raw: Raw) -> list[ServerMessage]:
+    """The whole book to a client that reads nothing until it is judged slow, then all that there is."""
+    raw.writer.write(masked(Opcode.BINARY, PROTO.encode_command(Subscribe(1, BTC, Channel.BOOK))))
+    seen: list[ServerMessage] = []
+    async with asyncio.timeout(20):
+        while not rig.hub.counters.slow_episodes:
+            for _ in range(20):
+                rig.update(levels=100)
+            await asyncio.sleep(0.002)
+        last = rig.update()
+        while not (seen and isinstance(seen[-1], BookUpdate) and seen[-1].seq == last):
+            seen += PROTO.decode((await raw.frame())[1])
+    return seen
+
+
+def check_conflated(seen: list[ServerMessage]) -> list[BookUpdate]:
+    """It was told that it is slow, and what it got is one chain, with an update that stands for others."""
+    assert any(isinstance(m, Notice) and m.code is NoticeCode.SLOW for m in seen)
+    updates = [m for m in seen if isinstance(m, BookUpdate)]
+    assert all(after.prev_seq == before.seq or after.flags & Flag.SNAPSHOT for before, after in pairwise(updates))
+    assert any(m.flags & (Flag.CONFLATED | Flag.SNAPSHOT) for m in updates[1:])
+    return updates
