@@ -14,7 +14,6 @@ from typing import Any
 
 import uvicorn
 
-from services.accepting import Acceptor
 from services.errors import UserError
 
 BACKLOG = 4096
@@ -102,34 +101,25 @@ class Server:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=1,
+            backlog=BACKLOG,
             **{**defaults, **options},
         )
         self._server = uvicorn.Server(self._config)
         self._listener = listener
         self.port: int = listener.getsockname()[1]
-        self._acceptor: Acceptor | None = None
         self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Accept connections from now on."""
         self._config.load()
         self._server.lifespan = self._config.lifespan_class(self._config)
-        await self._server.startup(sockets=[])
-        self._acceptor = Acceptor(self._listener, self._protocol, BACKLOG, self._config.ssl)
-        self._acceptor.start()
+        await self._server.startup(sockets=[self._listener])
         self._loop = asyncio.create_task(self._server.main_loop(), name="uvicorn")
-
-    def _protocol(self) -> asyncio.Protocol:
-        state = self._server.server_state
-        made: asyncio.Protocol = self._config.http_protocol_class(  # type: ignore[call-arg]
-            config=self._config, server_state=state, app_state=self._server.lifespan.state
-        )
-        return made
 
     def stop_accepting(self) -> None:
         """Close the listening socket; open connections go on."""
-        if self._acceptor is not None:
-            self._acceptor.close()
+        for server in self._server.servers:
+            server.close()
         self._listener.close()
 
     async def stop(self) -> None:
@@ -137,7 +127,6 @@ class Server:
         if self._loop is None:
             self._listener.close()
             return
-        self.stop_accepting()
         self._server.should_exit = True
         await self._loop
-        await self._server.shutdown()
+        await self._server.shutdown(sockets=[self._listener])

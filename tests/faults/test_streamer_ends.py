@@ -24,6 +24,8 @@ WATCHERS = 10
 """Clients of this process, whose latency is measured. That all are on the streamer that ends: once in a thousand."""
 BACK_S = 15.0
 ALL_BACK_S = 90.0
+STORM_P99_S = 1.0
+"""All come within a quarter of a second, on two cores that run them too: 0.2 to 0.9 s was measured."""
 DRAIN_MS = 3_000
 SETTLED_S = 4.0
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -91,7 +93,7 @@ async def test_clients_of_a_killed_streamer_resume_on_another(kafka_server: Real
             await until(all_back, "everybody on the other", ALL_BACK_S)
             undisturbed = [watcher for watcher in watchers if not watcher.lost]
             refused = (await other.metrics()).get("depthcast_handshakes_total{outcome=503}", 0)
-            check_latency(began, killed, time.monotonic(), *undisturbed)
+            check_latency(began, killed, time.monotonic(), *undisturbed, floor_s=STORM_P99_S)
             members = await finish(it, crowd)
         finally:
             await crowd.stop()
