@@ -1,4 +1,4 @@
-"""Build hook: with ``DEPTHCAST_COMPILE=1`` mypyc compiles the pure packages of the wheel, and cc the native sender.
+"""Build hook: with ``DEPTHCAST_COMPILE=1`` mypyc compiles the pure packages of the wheel, and cc the native modules.
 
 Without it the wheel is Python alone and fits every platform. The modules stay in the wheel beside their extensions,
 which Python prefers to them, so that tracebacks show their lines.
@@ -13,6 +13,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGES = ("protos", "ingest", "streamer")
+NATIVE = (*PACKAGES, "services")
+"""Where modules in C are. Each has its contract, and its fallback, in Python beside it."""
 INTERPRETED = {
     "protos/depthcast_pb2.py",  # generated; nothing but calls of protobuf's own C
     "protos/messages.py",  # users copy and pickle these classes; compiled, they are no faster to read
@@ -67,8 +69,11 @@ def compile_into(root: Path, directory: Path) -> Path:
         target_dir=str(directory / "c"),
         group_name="depthcast",
     )
-    native = Extension("services.streamer.native", ["services/streamer/native.c"], py_limited_api=True)
-    builder = Distribution({"name": "depthcast", "ext_modules": [*extensions, native]}).get_command_obj("build_ext")
+    sources = [path.relative_to(root) for package in NATIVE for path in sorted((root / package).rglob("*.c"))]
+    extensions += [
+        Extension(".".join(path.with_suffix("").parts), [str(path)], py_limited_api=True) for path in sources
+    ]
+    builder = Distribution({"name": "depthcast", "ext_modules": extensions}).get_command_obj("build_ext")
     builder.build_lib = str(directory / "lib")
     builder.build_temp = str(directory / "o")
     builder.ensure_finalized()

@@ -1,49 +1,34 @@
 """Both senders under one contract, on real sockets: `send_each` in Python and `native.c`."""
 
 import errno
-import importlib.machinery
-import importlib.util
 import os
 import socket
-import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
-from loadtest.compiler import compile_c
 from protos.messages import Channel
 from services.streamer.sending import Left, send_each
 from streamer.counters import count, tally
 from streamer.frames import BINARY, TEXT, header
 from streamer.outbox import Segment
-from tests.support.needs import need_compiler
+from tests.support.native import native
 
 Send = Callable[[list[int], bytearray, list[list[Segment]], int], tuple[int, int, Left]]
 MAX = 65_536
-SOURCE = Path(__file__).parents[2] / "services" / "streamer" / "native.c"
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Send:
+def native_send() -> Send:
     """Compiled from the sources."""
-    need_compiler()
-    library = tmp_path_factory.mktemp("native") / "native.so"
-    include = sysconfig.get_path("include")
-    compile_c(SOURCE, library, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{include}")
-    loader = importlib.machinery.ExtensionFileLoader("native", str(library))
-    spec = importlib.util.spec_from_loader("native", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    send: Send = module.send_all
+    send: Send = native("services.streamer.native").send_all
     return send
 
 
 @pytest.fixture(params=["python", "native"])
 def send(request: pytest.FixtureRequest) -> Send:
-    chosen: Send = send_each if request.param == "python" else request.getfixturevalue("native")
+    chosen: Send = send_each if request.param == "python" else request.getfixturevalue("native_send")
     return chosen
 
 
@@ -170,8 +155,8 @@ def test_equal_queues_share_one_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [frame[2:] for frame in written] == [b"ab", b"ac", b"ab"]
 
 
-def test_the_native_sender_refuses_lists_of_different_lengths(native: Send) -> None:
+def test_the_native_sender_refuses_lists_of_different_lengths(native_send: Send) -> None:
     with pytest.raises(ValueError, match="differ in length"):
-        native([1], bytearray(), [[]], MAX)
+        native_send([1], bytearray(), [[]], MAX)
     with pytest.raises(AttributeError):
-        native([1], bytearray((BINARY,)), [[object()]], MAX)  # type: ignore[list-item]
+        native_send([1], bytearray((BINARY,)), [[object()]], MAX)  # type: ignore[list-item]
