@@ -140,11 +140,17 @@ def feed_replay(
 
 
 @feed_app.command("simulate")
-def feed_simulate(symbols: Symbols = 20, rate: Rate = 1000, seed: Seed = 1, seconds: Seconds = 0) -> None:
+def feed_simulate(
+    symbols: Symbols = 20,
+    rate: Rate = 1000,
+    seed: Seed = 1,
+    seconds: Seconds = 0,
+    ahead: Annotated[bool, typer.Option("--ahead", help="Make all ticks before the first; needs --seconds.")] = False,
+) -> None:
     """Simulate a market into the ticks topic."""
     from services.feed.simulate import run_simulate
 
-    run(run_simulate(_start(), symbols, rate, seed, seconds))
+    run(run_simulate(_start(), symbols, rate, seed, seconds, ahead=ahead))
 
 
 @app.command()

@@ -69,14 +69,14 @@ async def run_dev(
         else:
             feeding = asyncio.ensure_future(_replay(stack, replay, feed, capture, speed, watched))
         try:
-            result = await _follow(stack, seconds, feeding, watched)
+            result = await follow(stack, seconds, feeding, watched)
         finally:
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)  # while there is a broker to say goodbye to
     print(json.dumps(result))  # noqa: T201 - the command's result
 
 
-async def _follow(stack: Stack, seconds: float, feeding: Feeding, watched: asyncio.Event) -> dict[str, Any]:
+async def follow(stack: Stack, seconds: float, feeding: Feeding, watched: asyncio.Event) -> dict[str, Any]:
     """Watch what is fed, to the end; sets ``watched`` when all is subscribed to. Returns the result."""
     instruments = await _instruments(stack, feeding)
     probe = Probe(stack.url)

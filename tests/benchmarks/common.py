@@ -46,9 +46,9 @@ def pinned(cores: set[int]) -> Iterator[None]:
 
 
 @contextmanager
-def kafka(cores: set[int] | None = None) -> Iterator[str]:
-    """A real Kafka with its compilers on; gives its bootstrap address."""
-    broker = RealBroker(java=("-Xms1g", "-Xmx1g"))
+def kafka(cores: set[int] | None = None, java: tuple[str, ...] = ("-Xms1g", "-Xmx1g")) -> Iterator[str]:
+    """A real Kafka, by default with both its compilers on; gives its bootstrap address."""
+    broker = RealBroker(java=java)
     with pinned(cores or os.sched_getaffinity(0)):
         broker.start()
     try:

@@ -17,6 +17,8 @@ from protos.fixed import scaled
 from protos.messages import Levels, Side
 from protos.tick import CONTENT_PROTO, TextLevel, Tick, TickKind, decode_tick, encode_tick
 from protos.topics import HEADER_RECEIVED_NS, Topics, check_instrument, partition_for
+from services.config import load_settings
+from services.errors import UserError
 from services.feed.market_model import LEVELS_MAX, LEVELS_MIN, SNAPSHOT_INTERVAL_NS, Instrument, Market, symbol_names
 from services.feed.simulate import run_simulate
 from services.kafka import EARLIEST, Reader, Record
@@ -150,10 +152,11 @@ def test_one_core_makes_20_000_ticks_a_second() -> None:
     assert best >= 20_000
 
 
-async def test_the_ticks_reach_kafka_on_time_and_in_order(embedded: TestBroker) -> None:
+@pytest.mark.parametrize("ahead", [False, True], ids=["as they are due", "ahead"])
+async def test_the_ticks_reach_kafka_on_time_and_in_order(embedded: TestBroker, ahead: bool) -> None:
     await embedded.create_topics()
     start_ns = time.time_ns()
-    assert await run_simulate(embedded.settings, symbols=3, rate=500, seed=1, seconds=0.6) == 300
+    assert await run_simulate(embedded.settings, symbols=3, rate=500, seed=1, seconds=0.6, ahead=ahead) == 300
     assert 0.55 < (time.time_ns() - start_ns) / 1e9 < 5
     records = await read_all(embedded, 300)
     expected = [(instrument.name, encode_tick(tick)) for instrument, tick in run(Market(3, Random(1)), 300)]
@@ -168,6 +171,13 @@ async def test_the_ticks_reach_kafka_on_time_and_in_order(embedded: TestBroker) 
         assert all(record.partition == partition_for(name.encode(), 2) for record in mine)
     due = sorted(int(record.headers[HEADER_RECEIVED_NS]) for _, record in records)
     assert {round((b - a) / 1e6) for a, b in pairwise(due)} == {2}, "open loop: due times are even"
+    assert all(int(record.headers[HEADER_RECEIVED_NS]) <= time.time_ns() for _, record in records)
+
+
+@pytest.mark.parametrize("seconds", [0, 2e6])
+async def test_ticks_without_end_cannot_be_made_ahead(seconds: float) -> None:
+    with pytest.raises(UserError, match="--ahead needs --seconds, and at most 1000000 ticks"):
+        await run_simulate(load_settings(), symbols=1, rate=1, seed=1, seconds=seconds, ahead=True)
 
 
 async def read_all(broker: TestBroker, count: int) -> list[tuple[str, Record]]:
