@@ -1,7 +1,7 @@
 """The Kafka adapter: the only code that knows aiokafka. Every setting that matters is explicit here, none is inherited.
 
     Producer      send() is synchronous and cheap, batches form by themselves; room() is backpressure, flush() a fence
-    Reader        assigned partitions at given offsets, no group
+    Reader        assigned partitions at given offsets, no group; fetches by itself
     GroupReader   the same as a member of a consumer group; rebalances run inside poll(), never beside it
     Admin         topics: list, describe, create
 
@@ -20,8 +20,9 @@ polled record 3.5 us; compression with lz4 or zstd adds nothing that shows. A re
 
 from services.kafka.admin import Admin, TopicInfo, TopicSpec
 from services.kafka.connection import BrokerError
+from services.kafka.fetcher import Partition, Record
 from services.kafka.producer import RECORD_BYTES_MAX, DeliveryError, Producer
-from services.kafka.reader import EARLIEST, LATEST, GroupReader, OffsetsLostError, Partition, Reader, Record
+from services.kafka.reader import EARLIEST, LATEST, GroupReader, OffsetsLostError, Reader
 
 __all__ = [
     "EARLIEST",

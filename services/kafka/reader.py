@@ -4,7 +4,7 @@ would make aiokafka read the same record for ever."""
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
@@ -22,36 +22,25 @@ from aiokafka.errors import (
 from services.config import Settings
 from services.errors import UserError
 from services.kafka.connection import BrokerError, client_options, connect
-
-Partition = tuple[str, int]
-"""(topic, partition)."""
+from services.kafka.fetcher import (
+    FETCH_BYTES_MAX,
+    FETCH_TIMEOUT_MS,
+    PARTITION_FETCH_BYTES_MAX,
+    Fetcher,
+    Partition,
+    Record,
+)
 
 EARLIEST = -2
 """As a position: the oldest record there is."""
 LATEST = -1
 """As a position: after the newest record."""
 
-FETCH_BYTES_MAX = 16 << 20
-PARTITION_FETCH_BYTES_MAX = 1 << 20
-"""What is fetched ahead at most, in all and for one partition. A larger record still comes, alone."""
-FETCH_TIMEOUT_MS = 10_000
-"""Without a group no request waits for others: a broker whose host has vanished is given up sooner, and its partitions
-are read from who leads them now."""
 REBALANCE_TIMEOUT_MS = 30_000
 """How long a rebalance waits for a member's ``on_revoked``; below the request timeout, which a join counts against."""
 MAX_POLL_INTERVAL_MS = 300_000
 _OFFSETS_TIMEOUT_MS = 10_000
 _GRACE_S = 0.01
-
-
-class Record(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: dict[str, bytes]
 
 
 class OffsetsLostError(Exception):
@@ -77,8 +66,6 @@ class _Consumer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._consumer: Any = None
-        self._positions: dict[Partition, int] = {}
-        self._ends: dict[Partition, int] = {}
         self._polled_at = time.monotonic()
 
     async def _connect(self, **options: Any) -> None:  # noqa: ANN401 aiokafka has no types
@@ -126,49 +113,9 @@ class _Consumer:
         latest = await self.end_offsets(p for p, offset in positions.items() if offset == LATEST)
         return {**positions, **earliest, **latest}
 
-    def seek(self, partition: Partition, offset: int) -> None:
-        """Continue at ``offset`` (not EARLIEST or LATEST)."""
-        self._consumer.seek(TopicPartition(*partition), offset)
-        self._positions[partition] = offset
-
-    def position(self, partition: Partition) -> int:
-        """Offset of the next record that ``poll`` will return, as of the last poll."""
-        return self._positions[partition]
-
-    def positions(self) -> dict[Partition, int]:
-        """``position`` of every assigned partition."""
-        return dict(self._positions)
-
-    def lag(self) -> dict[Partition, int]:
-        """Records between position and end of each assigned partition; the end as of the last fetch."""
-        lags = {}
-        for partition, position in self._positions.items():
-            end = self._consumer.highwater(TopicPartition(*partition))
-            lags[partition] = max(0, (self._ends.get(partition, 0) if end is None else end) - position)
-        return lags
-
     def last_poll_age_s(self) -> float:
         """Seconds since ``poll`` returned. Grows while the caller is stuck, or Kafka is away."""
         return time.monotonic() - self._polled_at
-
-    async def _fetch(self, timeout_ms: int, records_max: int | None) -> list[Record]:
-        try:
-            fetched = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
-        except OffsetOutOfRangeError as error:
-            raise await self._lost(error) from None
-        except KafkaError as error:
-            raise _explained(error) from error
-        records = [
-            Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, dict(r.headers))
-            for batch in fetched.values()
-            for r in batch
-        ]
-        # With an empty result too: a position passes the gaps that compaction leaves at the end of a batch.
-        for partition in [tuple(tp) for tp in fetched] or list(self._positions):
-            if partition in self._positions:
-                self._positions[partition] = await self._consumer.position(TopicPartition(*partition))
-        self._polled_at = time.monotonic()
-        return records
 
     async def _lost(self, error: OffsetOutOfRangeError) -> OffsetsLostError:
         ((tp, position),) = error.args[0].items()
@@ -189,6 +136,10 @@ class Reader(_Consumer):
     ``start``, ``assign``, then ``poll`` for ever.
     """
 
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._fetcher = Fetcher(settings)
+
     async def start(self) -> None:
         """Connect.
 
@@ -196,15 +147,38 @@ class Reader(_Consumer):
             UserError: Kafka cannot be reached.
         """
         await self._connect(group_id=None, request_timeout_ms=FETCH_TIMEOUT_MS)
+        try:
+            await self._fetcher.start()
+        except BaseException:
+            await super().stop()
+            raise
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self._fetcher.stop()
+        await super().stop()
 
     async def assign(self, positions: Mapping[Partition, int]) -> None:
         """Read these partitions from now on, each from its position (an offset, EARLIEST or LATEST)."""
         resolved = await self._resolved(positions)
-        self._ends = await self.end_offsets(positions)
-        self._consumer.assign([TopicPartition(*partition) for partition in resolved])
-        self._positions = {}
-        for partition, offset in resolved.items():
-            self.seek(partition, offset)
+        await self._fetcher.assign(resolved, await self.end_offsets(positions))
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Continue at ``offset`` (not EARLIEST or LATEST)."""
+        self._fetcher.partitions[partition].seek(offset)
+
+    def position(self, partition: Partition) -> int:
+        """Offset of the next record that ``poll`` will return."""
+        return self._fetcher.partitions[partition].position
+
+    def positions(self) -> dict[Partition, int]:
+        """``position`` of every assigned partition."""
+        return {name: follower.position for name, follower in self._fetcher.partitions.items()}
+
+    def lag(self) -> dict[Partition, int]:
+        """Records between position and end of each assigned partition; the end as of the last fetch."""
+        followers = self._fetcher.partitions.items()
+        return {name: max(0, follower.end - follower.position) for name, follower in followers}
 
     async def poll(self, timeout_ms: int, records_max: int | None = None) -> list[Record]:
         """Records that came, in order within each partition; empty when none came in ``timeout_ms``.
@@ -214,7 +188,14 @@ class Reader(_Consumer):
             UserError: Kafka forbids reading.
             BrokerError: Kafka fails.
         """
-        return await self._fetch(timeout_ms, records_max)
+        try:
+            records = await self._fetcher.poll(timeout_ms / 1000, records_max)
+        except OffsetOutOfRangeError as error:
+            raise await self._lost(error) from None
+        except KafkaError as error:
+            raise _explained(error) from error
+        self._polled_at = time.monotonic()
+        return records
 
 
 OnAssigned = Callable[[list[int]], Awaitable[Mapping[int, int]]]
@@ -235,6 +216,8 @@ class GroupReader(_Consumer):
         self, settings: Settings, topic: str, group: str, on_assigned: OnAssigned, on_revoked: OnRevoked
     ) -> None:
         super().__init__(settings)
+        self._positions: dict[Partition, int] = {}
+        self._ends: dict[Partition, int] = {}
         self._topic, self._group = topic, group
         self._on_assigned, self._on_revoked = on_assigned, on_revoked
         self._rebalance: tuple[Callable[[], Awaitable[None]], asyncio.Future[None]] | None = None
@@ -288,6 +271,46 @@ class GroupReader(_Consumer):
                 if not done.done():
                     done.set_result(None)
         return []
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Continue at ``offset`` (not EARLIEST or LATEST)."""
+        self._consumer.seek(TopicPartition(*partition), offset)
+        self._positions[partition] = offset
+
+    def position(self, partition: Partition) -> int:
+        """Offset of the next record that ``poll`` will return, as of the last poll."""
+        return self._positions[partition]
+
+    def positions(self) -> dict[Partition, int]:
+        """``position`` of every assigned partition."""
+        return dict(self._positions)
+
+    def lag(self) -> dict[Partition, int]:
+        """Records between position and end of each assigned partition; the end as of the last fetch."""
+        lags = {}
+        for partition, position in self._positions.items():
+            end = self._consumer.highwater(TopicPartition(*partition))
+            lags[partition] = max(0, (self._ends.get(partition, 0) if end is None else end) - position)
+        return lags
+
+    async def _fetch(self, timeout_ms: int, records_max: int | None) -> list[Record]:
+        try:
+            fetched = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
+        except OffsetOutOfRangeError as error:
+            raise await self._lost(error) from None
+        except KafkaError as error:
+            raise _explained(error) from error
+        records = [
+            Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, dict(r.headers))
+            for batch in fetched.values()
+            for r in batch
+        ]
+        # With an empty result too: a position passes the gaps that compaction leaves at the end of a batch.
+        for partition in [tuple(tp) for tp in fetched] or list(self._positions):
+            if partition in self._positions:
+                self._positions[partition] = await self._consumer.position(TopicPartition(*partition))
+        self._polled_at = time.monotonic()
+        return records
 
     async def commit(self, offsets: Mapping[Partition, int]) -> bool:
         """Commit the offsets of the next records to process. False: the group has moved on without us.

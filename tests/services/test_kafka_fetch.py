@@ -1,0 +1,279 @@
+"""How partitions are followed, with a client that answers as told; what it does with brokers is in `test_kafka.py`."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from io import BytesIO
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    CorruptRecordException,
+    IncompatibleBrokerVersion,
+    KafkaConnectionError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
+from aiokafka.protocol.fetch import FetchRequest_v4, FetchResponse_v4
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+
+from services.config import Settings
+from services.kafka.fetch import FetchAnswer, Fetched, FetchRequest
+from services.kafka.fetcher import Fetcher, Follower, Partition, Record
+
+NOT_LEADER, AUTHORIZATION, OUT_OF_RANGE = 6, 29, 1
+ONE, TWO = ("t", 0), ("u", 0)
+NEXT_OFFSET_DELTA, CHECKSUM, CHECKED, CONTROL = 23, 17, 21, 0x20
+
+
+def batch(offset: int, values: Iterable[bytes], *, gap: int = 0, control: bool = False, broken: bool = False) -> bytes:
+    """A batch whose first record is at ``offset``, and whose last ``gap`` records compaction removed."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 20)
+    count = 0
+    for count, value in enumerate(values, 1):
+        builder.append(count - 1, 1_000 + count, b"k", value, [("h", b"1")] if value == b"headers" else [])
+    data = builder.build()
+    data[:8] = offset.to_bytes(8, "big")
+    data[NEXT_OFFSET_DELTA : NEXT_OFFSET_DELTA + 4] = (count - 1 + gap).to_bytes(4, "big")
+    data[CHECKED + 1] |= CONTROL if control else 0
+    data[CHECKSUM:CHECKED] = calc_crc32c(data[CHECKED:]).to_bytes(4, "big")
+    if broken:
+        data[-1] ^= 1
+    return bytes(data)
+
+
+def values(records: list[Record]) -> list[bytes | None]:
+    return [record.value for record in records]
+
+
+class TestBytes:
+    def test_a_request_is_what_aiokafka_would_send(self) -> None:
+        ours = FetchRequest({"t": {3: 17, 0: 1 << 40}, "naïve": {1: 0}}, 100, 1 << 24, 1 << 20)
+        size = 1 << 20
+        topics = [("t", [(3, 17, size), (0, 1 << 40, size)]), ("naïve", [(1, 0, size)])]
+        theirs = FetchRequest_v4(-1, 100, 1, 1 << 24, 0, topics)
+        assert ours.prepare({1: (4, 17)}).encode() == theirs.encode()
+        header = theirs.build_request_header(correlation_id=7, client_id="me")
+        assert ours.build_request_header(7, "me").encode() == header.encode()
+        assert ours.parse_response_header(BytesIO(b"\0\0\0\7rest")).correlation_id == 7
+
+    @pytest.mark.parametrize("versions", [{}, {1: (5, 17)}, {1: (0, 3)}])
+    def test_a_broker_that_does_not_take_it(self, versions: dict[int, tuple[int, int]]) -> None:
+        with pytest.raises(IncompatibleBrokerVersion):
+            FetchRequest({}, 100, 1, 1).prepare(versions)
+
+    def test_an_answer(self) -> None:
+        partitions = [(3, 0, 20, 19, [(5, 6), (7, 8)], b"records"), (0, 1, -1, -1, None, None)]
+        data = FetchResponse_v4(9, [("t", partitions), ("naïve", [(1, 0, 5, 5, [], b"")])]).encode()
+        assert FetchAnswer.decode(BytesIO(data)) == [
+            Fetched("t", 3, 0, 20, b"records"),
+            Fetched("t", 0, 1, -1, b""),
+            Fetched("naïve", 1, 0, 5, b""),
+        ]
+        for length in range(len(data)):
+            with pytest.raises((struct.error, UnicodeDecodeError)):
+                FetchAnswer.decode(BytesIO(data[:length]))
+
+
+class TestFollower:
+    def test_as_many_as_there_is_room_for(self) -> None:
+        follower = Follower(ONE, 11, 20)
+        follower.put(batch(10, [b"a", b"b", b"headers"]) + batch(13, [b"d"], gap=2))
+        assert follower.take(1) == [Record("t", 0, 11, 1_002, b"k", b"b", {})]
+        assert (follower.position, follower.unread) == (12, True)
+        assert [(r.offset, dict(r.headers)) for r in follower.take(9)] == [(12, {"h": b"1"}), (13, {})]
+        assert (follower.position, follower.unread) == (16, False)
+
+    def test_control_batches_and_gaps_are_passed(self) -> None:
+        follower = Follower(ONE, 10, 20)
+        follower.put(batch(10, [b"marker"], control=True) + batch(11, [b"a"], gap=3))
+        assert values(follower.take(9)) == [b"a"]
+        follower.put(batch(15, [b"marker"], control=True))
+        assert (follower.take(9), follower.position, follower.unread) == ([], 16, False)
+
+    def test_what_is_before_a_corrupt_batch_is_handed_out_and_nothing_is_skipped(self) -> None:
+        follower = Follower(ONE, 10, 20)
+        follower.put(batch(10, [b"a"]) + batch(11, [b"b"], broken=True) + batch(12, [b"c"]))
+        assert values(follower.take(9)) == [b"a"]
+        assert isinstance(follower.error, CorruptRecordException)
+        assert (follower.take(9), follower.position) == ([], 11)
+
+    def test_a_batch_that_is_cut_off(self) -> None:
+        follower = Follower(ONE, 10, 20)
+        follower.put(batch(10, [b"a"]) + batch(11, [b"b"])[:-1])
+        assert (values(follower.take(9)), follower.position, follower.error) == ([b"a"], 11, None)
+        follower.put(batch(11, [b"b"])[:-1])
+        assert "cut off" in str(follower.error)
+
+    def test_seeking_forgets_what_was_fetched(self) -> None:
+        follower = Follower(ONE, 10, 20)
+        follower.put(batch(10, [b"a", b"b"]))
+        follower.take(1)
+        follower.seek(5)
+        assert (follower.unread, follower.take(9), follower.position) == (False, [], 5)
+
+
+class Client:
+    """Brokers that answer as told; a partition is led by the broker in ``leaders``."""
+
+    def __init__(self, leaders: dict[Partition, int | None]) -> None:
+        self.leaders = leaders
+        self.cluster = self
+        self.looked_up = 0
+        self.asked: dict[int, asyncio.Queue[tuple[Any, asyncio.Future[Any]]]] = {1: asyncio.Queue(), 2: asyncio.Queue()}
+
+    def leader_for_partition(self, partition: TopicPartition) -> int | None:
+        return self.leaders[partition.topic, partition.partition]
+
+    def force_metadata_update(self) -> None:
+        self.looked_up += 1
+
+    async def set_topics(self, topics: set[str]) -> None:
+        assert topics == {name for name, _ in self.leaders}
+
+    async def send(self, node: int, request: FetchRequest) -> list[Fetched]:
+        answer = asyncio.get_running_loop().create_future()
+        self.asked[node].put_nowait((FetchRequest_v4.decode(request.encode()), answer))
+        fetched: list[Fetched] = await answer
+        return fetched
+
+    async def close(self) -> None:
+        pass
+
+    async def request(self, node: int = 1) -> tuple[list[Any], asyncio.Future[Any]]:
+        """What the broker is asked for next: (topic, [(partition, offset, bytes at most)])."""
+        async with asyncio.timeout(1):
+            request, answer = await self.asked[node].get()
+        return request.topics, answer
+
+
+@asynccontextmanager
+async def following(client: Client, position: int = 10) -> AsyncIterator[Fetcher]:
+    fetcher = Fetcher(Settings())
+    fetcher._client = client
+    await fetcher.assign(dict.fromkeys(client.leaders, position), dict.fromkeys(client.leaders, 20))
+    try:
+        yield fetcher
+    finally:
+        await fetcher.stop()
+
+
+def asked_for(topics: list[Any]) -> dict[Partition, int]:
+    return {(topic, p): offset for topic, partitions in topics for p, offset, _ in partitions}
+
+
+class TestFetcher:
+    async def test_the_next_request_is_sent_when_all_is_read(self) -> None:
+        client = Client({ONE: 1, TWO: 1})
+        async with following(client) as fetcher:
+            poll = asyncio.create_task(fetcher.poll(1, 2))
+            topics, answer = await client.request()
+            assert asked_for(topics) == {ONE: 10, TWO: 10}
+            both = [Fetched("t", 0, 0, 13, batch(10, [b"a", b"b", b"c"])), Fetched("u", 0, 0, 11, batch(10, [b"d"]))]
+            answer.set_result(both)
+            assert values(await poll) == [b"a", b"b"]
+            assert [(f.position, f.end) for f in fetcher.partitions.values()] == [(12, 13), (10, 11)]
+            await asyncio.sleep(0)
+            assert client.asked[1].empty()
+            assert values(await fetcher.poll(1, None)) == [b"c", b"d"]
+            topics, answer = await client.request()
+            assert asked_for(topics) == {ONE: 13, TWO: 11}
+
+    async def test_a_broker_that_is_silent_holds_up_nobody(self) -> None:
+        client = Client({ONE: 1, TWO: 2})
+        async with following(client) as fetcher:
+            for offset in (10, 11):
+                poll = asyncio.create_task(fetcher.poll(1, None))
+                topics, answer = await client.request(2)
+                assert asked_for(topics) == {TWO: offset}
+                answer.set_result([Fetched("u", 0, 0, 20, batch(offset, [b"%d" % offset]))])
+                assert values(await poll) == [b"%d" % offset]
+            assert client.asked[1].qsize() == 1
+
+    async def test_an_answer_for_a_position_that_was_left_is_dropped(self) -> None:
+        client = Client({ONE: 1})
+        async with following(client) as fetcher:
+            poll = asyncio.create_task(fetcher.poll(1, None))
+            _, answer = await client.request()
+            fetcher.partitions[ONE].seek(5)
+            answer.set_result([Fetched("t", 0, 0, 20, batch(10, [b"late"]))])
+            topics, answer = await client.request()
+            assert asked_for(topics) == {ONE: 5}
+            await fetcher.assign({ONE: 7}, {ONE: 20})
+            answer.set_result([Fetched("t", 0, 0, 20, batch(5, [b"late"]))])
+            topics, answer = await client.request()
+            assert asked_for(topics) == {ONE: 7}
+            answer.set_result([Fetched("t", 0, 0, 20, batch(7, [b"a"]))])
+            assert values(await poll) == [b"a"]
+
+    async def test_another_broker_leads_now(self) -> None:
+        client = Client({ONE: 1, TWO: None})
+        async with following(client) as fetcher:
+            poll = asyncio.create_task(fetcher.poll(1, None))
+            topics, answer = await client.request()
+            assert (asked_for(topics), client.looked_up) == ({ONE: 10}, 1)
+            client.leaders = {ONE: 2, TWO: 1}
+            answer.set_result([Fetched("t", 0, NOT_LEADER, -1, b"")])
+            topics, answer = await client.request(2)
+            assert (asked_for(topics), client.looked_up) == ({ONE: 10}, 2)
+            assert asked_for((await client.request(1))[0]) == {TWO: 10}
+            answer.set_result([Fetched("t", 0, 0, 11, batch(10, [b"a"]))])
+            assert values(await poll) == [b"a"]
+
+    async def test_two_brokers_answer_for_one_partition(self) -> None:
+        client = Client({ONE: 1, TWO: 2})
+        async with following(client) as fetcher:
+            poll = asyncio.create_task(fetcher.poll(1, None))
+            _, old = await client.request(1)
+            _, other = await client.request(2)
+            client.leaders = {ONE: 2, TWO: 2}
+            other.set_result([])
+            topics, new = await client.request(2)
+            assert asked_for(topics) == {ONE: 10, TWO: 10}
+            for answer in (old, new):
+                answer.set_result([Fetched("t", 0, 0, 11, batch(10, [b"a"]))])
+            assert values(await poll) == [b"a"]
+            assert await fetcher.poll(0.05, None) == []
+
+    @pytest.mark.parametrize(
+        ("code", "kind"), [(OUT_OF_RANGE, OffsetOutOfRangeError), (AUTHORIZATION, TopicAuthorizationFailedError)]
+    )
+    async def test_an_error_is_raised_once_for_each_answer(self, code: int, kind: type[KafkaError]) -> None:
+        client = Client({ONE: 1, TWO: 1})
+        async with following(client) as fetcher:
+            for _ in range(2):
+                poll = asyncio.create_task(fetcher.poll(1, None))
+                topics, answer = await client.request()
+                assert asked_for(topics)[ONE] == 10
+                records = batch(asked_for(topics)[TWO], [b"a"])
+                answer.set_result([Fetched("u", 0, 0, 12, records), Fetched("t", 0, code, -1, b"")])
+                assert values(await poll) == [b"a"]
+                with pytest.raises(kind):
+                    await fetcher.poll(1, None)
+
+    async def test_a_broker_that_is_away_is_asked_again(self) -> None:
+        client = Client({ONE: 1})
+        async with following(client) as fetcher:
+            poll = asyncio.create_task(fetcher.poll(1, None))
+            _, answer = await client.request()
+            answer.set_exception(KafkaConnectionError("gone"))
+            _, answer = await client.request()
+            answer.set_result([Fetched("t", 0, 0, 11, batch(10, [b"a"]))])
+            assert values(await poll) == [b"a"]
+
+    async def test_what_nobody_expected_comes_out_of_poll_and_does_not_end_it(self) -> None:
+        client = Client({ONE: 1})
+        async with following(client) as fetcher:
+            poll = asyncio.create_task(fetcher.poll(1, None))
+            _, answer = await client.request()
+            answer.set_result([None])
+            with pytest.raises(AttributeError):
+                await poll
+            poll = asyncio.create_task(fetcher.poll(1, None))
+            _, answer = await client.request()
+            answer.set_result([Fetched("t", 0, 0, 11, batch(10, [b"a"]))])
+            assert values(await poll) == [b"a"]
