@@ -269,8 +269,8 @@ class Instrument:
 
     def _reset(self, event: BookEvent, verdict: Verdict, numbers: Numbers, turn: Turn) -> None:
         book = Book()
-        book.bids.replace(numbers.bids.items())
-        book.asks.replace(numbers.asks.items())
+        book.bids.replace(numbers.bids)
+        book.asks.replace(numbers.asks)
         if event.depth:
             book.cut(event.depth)
         last = (verdict.merged or (event,))[-1]

@@ -16,6 +16,13 @@ from ingest.events import MapError, TextLevel, TextTrade
 from protos.fixed import DIGITS_MAX, EXPONENT_MIN, DecimalError, split_decimal
 from protos.messages import Side
 
+are_plain: Callable[[object], bool] | None
+"""Whether they are levels of plain decimals, with prices above 0: what nobody need look at more closely."""
+try:
+    from ingest.native import are_plain
+except ImportError:
+    are_plain = None
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -98,6 +105,8 @@ def levels(value: list[Json], signed: bool = False) -> list[TextLevel]:
     Raises:
         MapError: ``bad-price``, ``bad-size``, ``bad-field``.
     """
+    if are_plain is not None and are_plain(value):
+        return value
     if type(value) is not list:
         raise MapError("bad-field", f"levels are a {type(value).__name__}, not a list")
     for level in value:

@@ -1,11 +1,14 @@
 """A merged delta against the plain way: apply, then cut."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.merge import merge
 from protos.book import Book, BookSide
 from protos.messages import Levels
+
+pytestmark = pytest.mark.usefixtures("loops")
 
 levels = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3)), max_size=12)
 
@@ -31,7 +34,7 @@ def test_it_is_apply_then_cut_and_what_comes_out_says_so(
         plain.cut(depth)
 
     undo: Levels = []
-    sent = merge(side, dict(changes), depth, is_bid, undo)
+    sent = merge(side, sorted(dict(changes).items()), depth, is_bid, undo)
 
     assert side.levels() == wanted.levels()
     assert [ticks for ticks, _ in sent] == sorted({ticks for ticks, _ in sent})

@@ -11,6 +11,8 @@ from ingest.scaling import CACHED_TEXTS_MAX, Factor, Scaler, Texts, Units
 from protos.fixed import DIGITS_MAX, PrecisionError
 from protos.messages import Scale, Side, Trade
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 decimals = st.from_regex(r"\A(0|[1-9][0-9]{0,8})(\.[0-9]{1,8})?(E[-+][0-3])?\Z")
 
 
@@ -56,7 +58,7 @@ def test_the_scale_is_the_finest_seen_without_trailing_zeros() -> None:
         scaler.convert(first)
     scaler = scaler.refined(first)
     assert scaler.scale == Scale(-2, -1)
-    assert scaler.convert(first).bids == {844265: 15, 844270: 20}
+    assert scaler.convert(first).bids == [(844265, 15), (844270, 20)]
 
 
 def test_the_scale_is_as_written_where_zeros_count() -> None:
@@ -90,7 +92,7 @@ def test_of_equal_prices_the_last_wins_across_merged_deltas() -> None:
         BookEvent(False, [("2", "0")], [("3", "4"), ("4", "1")]),
     )
     numbers = Scaler(trims=True).convert(Texts(books, None, None))
-    assert (numbers.bids, numbers.asks) == ({1: 2, 2: 0}, {3: 4, 4: 1})
+    assert (numbers.bids, numbers.asks) == ([(1, 2), (2, 0)], [(3, 4), (4, 1)])
 
 
 def test_factor() -> None:
