@@ -244,13 +244,24 @@ def _start(libraries: str = "WARNING", **overrides: object) -> Settings:
 def main() -> None:
     """Entry point. No traceback reaches a user who did not ask for one."""
     try:
-        app(prog_name="depthcast")
+        code = app(prog_name="depthcast", standalone_mode=False)
     except UserError as error:
         _fail(str(error), 2)
     except Exception as error:
+        if hasattr(error, "format_message"):  # typer's, of how the command was typed
+            _fail_usage(error)
         if _debug:
             raise
         _fail(f"unexpected {type(error).__name__}: {error}; this is a bug, --debug before the command shows where", 1)
+    raise SystemExit(code or 0)
+
+
+def _fail_usage(error: Any) -> NoReturn:  # noqa: ANN401 - its class has another home in each version of typer
+    said: str = error.format_message()
+    if not said:  # there were no arguments, and the help is on the screen
+        raise SystemExit(2)
+    command = error.ctx.command_path if error.ctx else "depthcast"
+    _fail(f"{said[0].lower()}{said[1:].rstrip('.')}; see {command} --help", 2)
 
 
 def _fail(message: str, code: int) -> NoReturn:

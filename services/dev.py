@@ -19,6 +19,7 @@ from services.feed.files import Captured, read_capture
 from services.feed.replay import Replay, check_found
 from services.kafka import Producer
 from services.probe import Probe
+from services.serving import bind
 from services.stack import Stack, free_port, local_http
 
 Feeding = asyncio.Future[None]
@@ -60,6 +61,7 @@ async def run_dev(
         UserError: A part could not start, or ended.
     """
     capture = read_capture(replay, feed) if replay else iter(())
+    _check_ports(settings)
     _say(f"starting ingest and a streamer on {f'Kafka at {kafka}' if kafka else 'an embedded Kafka broker'} ...")
     async with Stack(settings, kafka or None, _DEMO_ENVIRONMENT) as stack:
         watched = asyncio.Event()
@@ -118,6 +120,16 @@ async def _replay(
         await replay.run(capture)
     finally:
         await producer.stop()
+
+
+def _check_ports(settings: Settings) -> None:
+    """Before anything starts: else another one, which answers there, would be taken for ours.
+
+    Raises:
+        UserError: A port is taken.
+    """
+    bind(settings.http_host, settings.http_port, "DEPTHCAST_HTTP_PORT").close()
+    bind(settings.admin_host, settings.admin_port, "DEPTHCAST_ADMIN_PORT").close()
 
 
 def _say(line: str) -> None:

@@ -142,10 +142,8 @@ async def test_a_taken_port(command: str, port: str, taken_port: str, embedded: 
 @pytest.mark.parametrize("port", ["HTTP_PORT", "ADMIN_PORT"])
 def test_a_taken_port_of_dev(taken_port: str, port: str) -> None:
     free = {"HTTP_PORT": "0", "ADMIN_PORT": "0"}
-    line = complaint("dev", "--seconds", "5", settings={**free, port: taken_port}, progress=1)
-    assert (
-        line == f"streamer ended: port {taken_port} is taken; stop what uses it or set DEPTHCAST_{port} to another one"
-    )
+    line = complaint("dev", "--seconds", "5", settings={**free, port: taken_port})
+    assert line == f"port {taken_port} is taken; stop what uses it or set DEPTHCAST_{port} to another one"
 
 
 def test_a_capture_that_cannot_be_read(tmp_path: Path) -> None:
@@ -207,8 +205,16 @@ def test_watch_without_a_terminal() -> None:
     assert line == "the ladder needs a terminal; add --json or --once to write to a file or a pipe"
 
 
-def test_watch_with_a_depth_that_no_book_has() -> None:
-    done = depthcast(("watch", "binance:spot:BTCUSDT", "--depth", "-1", "--once"), {})
-    assert done.returncode == 2
-    assert "Invalid value for '--depth': Input should be greater than or equal to 0" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("watch", "x:y:Z", "--depth", "-1"), "invalid value for '--depth': .*greater than or equal to 0"),
+        (("watch", "x:y:Z", "--deep", "1"), "no such option: --deep.*"),
+        (("watch",), "missing argument .*"),
+        (("serve",), "no such command 'serve'.*"),
+    ],
+    ids=lambda value: value[-1],
+)
+def test_what_is_typed_wrong_is_a_line_too(arguments: tuple[str, ...], said: str) -> None:
+    line = complaint(*arguments)
+    assert re.fullmatch(rf"{said}; see depthcast(?: watch)? --help", line, re.IGNORECASE), line
