@@ -6,7 +6,7 @@ import gc
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -42,30 +42,46 @@ def first_in_line() -> Iterator[str]:
             os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
-class Ticker:
-    """Ticks every ``interval_s`` by a timer of the kernel's: asyncio rounds its own up to the next millisecond."""
+class Timer:
+    """Calls back every ``interval_s`` by a timer of the kernel's: asyncio rounds its own up to the next millisecond.
 
-    def __init__(self, interval_s: float) -> None:
+    Calls that were missed are one.
+    """
+
+    def __init__(self, interval_s: float, callback: Callable[[], object]) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self._fd: int = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         seconds, rest = divmod(round(interval_s * 1e9), 1_000_000_000)
         self.started_ns = time.time_ns()
-        """Tick k comes just after ``started_ns`` + k times the interval."""
         if self._fd < 0 or libc.timerfd_settime(self._fd, 0, struct.pack("4l", seconds, rest, seconds, rest), None):
             raise OSError(ctypes.get_errno(), "no timer")
-        self._fired = asyncio.Event()
-
-    def __enter__(self) -> Self:
-        asyncio.get_running_loop().add_reader(self._fd, self._fire)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        asyncio.get_running_loop().remove_reader(self._fd)
-        os.close(self._fd)
+        self._callback = callback
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._fd, self._fire)
 
     def _fire(self) -> None:
         os.read(self._fd, 8)
-        self._fired.set()
+        self._callback()
+
+    def stop(self) -> None:
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+
+
+class Ticker:
+    """Something to wait for that happens every ``interval_s``; see `Timer`."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._fired = asyncio.Event()
+        self._timer = Timer(interval_s, self._fired.set)
+        self.started_ns = self._timer.started_ns
+        """Tick k comes just after ``started_ns`` + k times the interval."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._timer.stop()
 
     async def tick(self) -> None:
         """Wait for the next; those that were missed are one."""

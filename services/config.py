@@ -214,7 +214,10 @@ class Settings(BaseSettings):
     )
     fragments_max: Count = Field(_LIMITS.fragments_max, description="Frames of one message; more close with 1008.")
     flush_interval_min_ms: float = Field(
-        1.0, ge=0.1, le=1_000, description="Milliseconds between flushes at least: the latency of an idle streamer."
+        1.0,
+        ge=0.1,
+        le=1_000,
+        description="Milliseconds between two writes to a client at least: the latency of an idle streamer.",
     )
     flush_duty_max: float = Field(
         0.6, gt=0, le=0.95, description="Share of a core that flushes may take; under load the interval grows instead."

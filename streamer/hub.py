@@ -4,7 +4,7 @@ The shell's loop, and the order that makes it right::
 
     hub.apply(instrument, message, now_ns)   # for each record read; publishes on streams that have subscribers
     hub.tick(now_ns)                         # interval tiers and digests that are due
-    for outbox in hub.flush(now_ns):         # every outbox with something to take
+    for outbox in hub.flush(now_ns, 128):    # who waits longest; again while there are more `waiting`
         if outbox.close_code is not None: close the connection with it, then hub.detach(outbox)
         elif the socket is writable:      write hub.payload(outbox, bytes_max), until it is empty
     # or first hub.gather(outboxes): those with a plain queue, to be written in one call
@@ -15,6 +15,7 @@ one list append each per stream, however many updates the stream had.
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 
 from protos.book import Book
 from protos.codec import Codec
@@ -77,7 +78,7 @@ class Hub:
         self._tiers_due: dict[int, int] = {}  # interval_ms -> ns
         self._digests: deque[tuple[int, Stream]] = deque()  # next visit in ns, ascending because all wait equally long
         self._flushed: list[Outbox] = []  # returned by the last flush
-        self._backlog: set[Outbox] = set()  # had something left when the last flush began
+        self._backlog: set[Outbox] = set()  # had something left when the next flush began
         self._sweep_ns = 0
 
     # ---- the market
@@ -136,7 +137,7 @@ class Hub:
         self._abandon(outbox, CloseCode.NORMAL)
         self.outboxes.discard(outbox)
         self._backlog.discard(outbox)
-        self._fanout.dirty.discard(outbox)
+        self._fanout.dirty.pop(outbox, None)
 
     def _abandon(self, outbox: Outbox, code: CloseCode) -> None:
         outbox.close(code)
@@ -267,11 +268,21 @@ class Hub:
                 digests.append((max(due_ns, now_ns - half_ns) + half_ns, stream))
                 stream.visit_digest()
 
-    def flush(self, now_ns: int) -> list[Outbox]:
-        """Offer what was published to every listener, and judge who did not take what the last flush brought.
+    @property
+    def waiting(self) -> int:
+        """Outboxes with something new to take, which `flush` has not returned yet."""
+        return len(self._fanout.dirty)
+
+    def flush(self, now_ns: int, outboxes_max: int | None = None) -> list[Outbox]:
+        """Offer what was published to every listener, and judge who did not take what `flush` brought before.
+
+        Args:
+            outboxes_max: Of those with something new; None: all. The others keep their place in the line, and get what
+                is published until it is their turn with the rest.
 
         Returns:
-            Every outbox with something to take, and those that were closed now (`close_code` is set).
+            Outboxes with something new to take, who waits longest first; and those that were closed now (`close_code`
+            is set). Who left something is returned again when there is more, and from time to time.
         """
         fanout = self._fanout
         fanout.now_ns = now_ns
@@ -283,18 +294,20 @@ class Hub:
             stream.cut()
         fanout.touched.clear()
         dirty = fanout.dirty
+        flushed = self._flushed = list(islice(dirty, outboxes_max))
+        for outbox in flushed:
+            del dirty[outbox]
         if backlog:
-            self._settle(backlog, now_ns)
-            dirty |= backlog
-        self._flushed = list(dirty)
-        dirty.clear()
-        return self._flushed
+            self._settle(flushed, now_ns)
+        return flushed
 
-    def _settle(self, backlog: set[Outbox], now_ns: int) -> None:
-        judged: Iterable[Outbox] = backlog & self._fanout.dirty
+    def _settle(self, flushed: list[Outbox], now_ns: int) -> None:
+        backlog = self._backlog
+        judged = [outbox for outbox in flushed if outbox in backlog]
         if now_ns - self._sweep_ns >= _SWEEP_MS * MS:
             self._sweep_ns = now_ns
             judged = list(backlog)
+            flushed += backlog.difference(flushed)
         for outbox in judged:
             if outbox.close_code is None and outbox.settle(now_ns) is Offer.OVERFLOW:
                 self.counters.overflows += 1

@@ -146,8 +146,8 @@ class Outbox:
         "wake",
     )
 
-    def __init__(self, codec: Codec, limits: Limits, counters: Counters, wake: "set[Outbox]") -> None:
-        self.wake = wake  # who has something to take; the hub's
+    def __init__(self, codec: Codec, limits: Limits, counters: Counters, wake: "dict[Outbox, list[Segment]]") -> None:
+        self.wake = wake  # who has something to take, with the queue; the hub's
         self.codec = codec
         self.limits = limits
         self.counters = counters
@@ -169,7 +169,7 @@ class Outbox:
         """Queue a chunk that belongs to no stream, in order with what is queued. Nothing once the outbox is closed."""
         if self.close_code is None:
             self.queue.append(Segment(chunk, None, 0, 0, 0, 0))
-            self.wake.add(self)
+            self.wake.setdefault(self, self.queue)
 
     def reply(self, message: ServerMessage) -> None:
         """`push` a message about no price, or one that carries its scale."""
@@ -325,7 +325,7 @@ class Outbox:
 
     def join(self, lane: Lane, epoch: int, seq: int, *, skip: bool) -> None:
         """Subscribe: behind the position that the client has (seq 0: none), until the next take."""
-        self.wake.add(self)
+        self.wake.setdefault(self, self.queue)
         self.lanes[lane.source.id] = lane
         lane.members.add(self)
         self.behind[lane] = (epoch, seq, -1)

@@ -71,7 +71,7 @@ class Fanout:
         self.limits = limits
         self.counters = Counters()
         self.touched: list[Stream] = []  # with something published since their last cut
-        self.dirty: set[Outbox] = set()  # with something to take
+        self.dirty: dict[Outbox, list[Segment]] = {}  # with something to take: who waits longest is first
         self.now_ns = 0
         self.stale = False  # the whole source is silent or behind
 

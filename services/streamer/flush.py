@@ -1,13 +1,16 @@
 """When clients are written to: at once when idle, and in a bounded share of the core under load.
 
-After a flush that was busy for ``d``, the next one waits ``max(1 ms, d * (1 - U) / U)``. An idle streamer adds about
-1 ms; a loaded one flushes less often with more in each write, so latency grows slowly instead of the queue. ``d`` is
-CPU time: on a core that others use too, wall time would make us yield twice.
+Clients stand in line: who has something new first is written to first, a slice of them in each turn of the event loop,
+and gets all that there is until then. So under load each waits for one round of the line, whatever its place, and a
+round takes as long as the share U of the core allows: a slice that was busy for ``d`` is followed by the next after
+``d / U``. An idle streamer adds about 1 ms; a loaded one writes to each less often with more in each write, so latency
+grows slowly instead of the queue. ``d`` is CPU time: on a core that others use too, wall time would make us yield
+twice.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import deque
 
 from services.config import Settings
 from services.metrics import Metrics
@@ -17,12 +20,14 @@ from streamer.hub import Hub
 from streamer.outbox import Outbox
 
 BACKLOG_S = 0.1
-"""While a client has a backlog: the longest time between two flushes, which judge it."""
+"""While a client may have a backlog: the longest time between two flushes, which judge it."""
 POLL_PAUSE = 0.25
-"""Of the time between two flushes. A fetch costs as much as ten updates, whatever it brings."""
+"""Of a round. A fetch costs as much as ten updates, whatever it brings."""
 POLL_PAUSE_FROM_S = 0.005
-SAMPLES_MAX = 32
-"""Updates whose latency is measured per flush. They went out together, so more would say the same, at 3 us each."""
+LATE_S = 0.002
+"""What a turn comes too late by is made up for, as far as this: the event loop rounds each wait up to a millisecond."""
+SAMPLES_MAX = 2
+"""Updates whose latency is measured per slice. They go out together, so more would say the same, at 3 us each."""
 
 
 class Flusher:
@@ -33,12 +38,14 @@ class Flusher:
         self._metrics = metrics
         self._clock = clock
         self._interval_min_s = settings.flush_interval_min_ms / 1e3
-        self._rest = (1 - settings.flush_duty_max) / settings.flush_duty_max
+        self._duty = settings.flush_duty_max
         self._slice = settings.flush_slice_clients
         self._awake = False
         self._waiter: asyncio.Future[None] | None = None
+        self._round_s = 0.0  # from one write to a client to the next, as the load decides it
+        self._served = 0  # clients, since the start
         self._samples: list[tuple[int, int]] = []
-        self._interval_s = 0.0  # from the last flush to the one after it, as the load decides it
+        self._sent: deque[tuple[int, list[tuple[int, int]]]] = deque()  # samples, and of `_served` when all have them
 
     def wake(self) -> None:
         """There is something to flush, or to do at another time than before."""
@@ -53,54 +60,53 @@ class Flusher:
 
     @property
     def poll_pause_s(self) -> float:
-        """How long who feeds us should wait between two polls: under load, little of that misses a flush."""
-        return self._interval_s * POLL_PAUSE if self._interval_s > POLL_PAUSE_FROM_S else 0.0
+        """How long who feeds us should wait between two polls: under load, little of that misses a write."""
+        return self._round_s * POLL_PAUSE if self._round_s > POLL_PAUSE_FROM_S else 0.0
 
     async def run(self, clients: Clients) -> None:
         """Flush for ever."""
-        backlog = False
+        hub = self._hub
+        free_at = 0.0  # when our share of the core allows the next slice
+        outboxes: list[Outbox] = []
         while True:
-            await self._wait(backlog)
-            started = time.thread_time()
+            await self._wait(backlog=bool(outboxes))
+            started_at, started = time.monotonic(), time.thread_time()
             now_ns = self._clock.now_ns()
-            self._hub.tick(now_ns)
-            dirty = self._hub.flush(now_ns)
-            busy_s = await self._write(clients, dirty, started)
-            self._measure(bool(dirty), busy_s)
-            backlog = bool(dirty)
-            rest_s = max(self._interval_min_s, busy_s * self._rest)
-            self._interval_s = busy_s + rest_s
-            await asyncio.sleep(rest_s)
+            hub.tick(now_ns)
+            outboxes = hub.flush(now_ns, self._slice)
+            clients.flush(outboxes)
+            busy_s = time.thread_time() - started
+            self._measure(len(outboxes), busy_s)
+            free_at = max(free_at, started_at - LATE_S) + busy_s / self._duty
+            rest_s = free_at - time.monotonic()
+            if not hub.waiting:
+                rest_s = max(rest_s, self._interval_min_s)
+            self._round_s = max(self._interval_min_s, busy_s / self._duty) * (1 + hub.waiting / self._slice)
+            await asyncio.sleep(max(0.0, rest_s))
 
-    async def _wait(self, backlog: bool) -> None:
-        loop = asyncio.get_running_loop()
+    async def _wait(self, *, backlog: bool) -> None:
         seconds = (self._hub.due_ns - self._clock.now_ns()) / 1e9
         if backlog:
             seconds = min(seconds, BACKLOG_S)
-        if not self._awake and seconds > 0:
+        if not (self._awake or self._hub.waiting) and seconds > 0:
+            loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
             timer = loop.call_later(min(seconds, 3600), self.wake)
             await self._waiter
             timer.cancel()
         self._awake = False
 
-    async def _write(self, clients: Clients, dirty: Sequence[Outbox], started: float) -> float:
-        """Write to each client; returns the seconds it took, without the event loop's turns between slices."""
-        busy_s = 0.0
-        for start in range(0, len(dirty), self._slice):
-            clients.flush(dirty[start : start + self._slice])
-            busy_s += time.thread_time() - started
-            if start + self._slice < len(dirty):
-                await asyncio.sleep(0)
-            started = time.thread_time()
-        return busy_s + time.thread_time() - started
-
-    def _measure(self, written: bool, busy_s: float) -> None:
+    def _measure(self, served: int, busy_s: float) -> None:
+        """An update has come when the last who waited for it has been written to."""
         metrics = self._metrics
         metrics.flush_duration.observe(busy_s)
-        if written:
+        self._served += served
+        if self._samples:
+            if served or self._hub.waiting:
+                self._sent.append((self._served + self._hub.waiting, self._samples))
+            self._samples = []
+        while self._sent and self._sent[0][0] <= self._served:
             now_ns = time.time_ns()
-            for ts_received_ns, ts_record_ns in self._samples:
+            for ts_received_ns, ts_record_ns in self._sent.popleft()[1]:
                 metrics.end_to_end.observe((now_ns - ts_received_ns) / 1e9)
                 metrics.publish_to_send.observe((now_ns - ts_record_ns) / 1e9)
-        self._samples.clear()

@@ -27,13 +27,13 @@ class SlowHub(Hub):
     took_s = 0.0  # more than that, when others have the core too
     flusher: Flusher
 
-    def flush(self, now_ns: int) -> list[Outbox]:
+    def flush(self, now_ns: int, outboxes_max: int | None = None) -> list[Outbox]:
         self.flushes += 1
         started, until = time.monotonic(), time.thread_time() + self.seconds
         while time.thread_time() < until:
             pass
         self.took_s += time.monotonic() - started
-        return super().flush(now_ns)
+        return super().flush(now_ns, outboxes_max)
 
 
 async def flushing(hub: SlowHub, settings: Settings, seconds: float, *, busy: bool) -> float:
@@ -84,16 +84,17 @@ async def test_slices_leave_the_event_loop_to_others() -> None:
         order: list[str] = []
 
         class Member:
-            def __init__(self, name: str) -> None:
-                self.name = name
+            def __init__(self, name: str, outbox: Outbox) -> None:
+                self.name, self.outbox = name, outbox
 
             def flush(self) -> None:
+                self.outbox.take(1_000)
                 order.append(self.name)
                 asyncio.get_running_loop().call_soon(order.append, f"turn after {self.name}")
 
         for name in "ab":
             outbox = rig.hub.attach(PROTO)
-            rig.endpoint.clients.members[outbox] = Member(name)  # type: ignore[assignment]
+            rig.endpoint.clients.members[outbox] = Member(name, outbox)  # type: ignore[assignment]
             outbox.push(b"x")
         rig.endpoint.flusher.wake()
         await asyncio.sleep(0.05)

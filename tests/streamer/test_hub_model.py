@@ -21,6 +21,7 @@ from protos.messages import DEPTHS, INTERVALS_MS, BookState, Channel, Flag, Mark
 from streamer.counters import by_channel, count
 from streamer.hub import Hub
 from streamer.limits import Limits
+from streamer.outbox import Outbox
 from streamer.streams import StreamKey
 
 NAMES = ("x:spot:A", "x:spot:B")
@@ -58,6 +59,7 @@ class HubMachine(RuleBasedStateMachine):
         self.venue_quotes = dict.fromkeys(NAMES, False)
         self.past: list[tuple[str, Any]] = []
         self.slots: list[Any] = [None] * 4
+        self.told: set[Outbox] = set()  # returned by a flush, and did not take all since
         for name in NAMES:
             self._apply(name, self.makers[name].snapshot())
         for slot in range(4):
@@ -199,6 +201,8 @@ class HubMachine(RuleBasedStateMachine):
         outbox, client = self.slots[slot]
         payload = self.hub.payload(outbox, bytes_max)
         client.feed(payload)
+        if not outbox.queue and not outbox.behind:
+            self.told.discard(outbox)
         return bool(payload)
 
     def _drain(self, slot: int) -> None:
@@ -212,15 +216,16 @@ class HubMachine(RuleBasedStateMachine):
         self.now_ns += ms * MS
         self.hub.tick(self.now_ns)
 
-    @rule()
-    def flush(self) -> None:
-        self._flush()
+    @rule(outboxes_max=st.sampled_from((1, 3, None)))
+    def flush(self, outboxes_max: int | None) -> None:
+        self._flush(outboxes_max)
 
-    def _flush(self) -> None:
-        dirty = self.hub.flush(self.now_ns)
+    def _flush(self, outboxes_max: int | None = None) -> None:
+        dirty = self.hub.flush(self.now_ns, outboxes_max)
+        self.told |= set(dirty)
         for outbox, _ in self.slots:
-            if outbox.queue or outbox.behind:
-                assert outbox in dirty
+            if (outbox.queue or outbox.behind) and not self.hub.waiting:
+                assert outbox in self.told, "since it took all"
         for slot, (outbox, _) in enumerate(self.slots):
             if outbox.close_code is not None:
                 assert outbox in dirty

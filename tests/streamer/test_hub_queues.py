@@ -100,6 +100,37 @@ def test_who_has_a_plain_queue_can_be_written_to_at_once(world: World) -> None:
     assert world.hub.gather([plain]).others == [plain]
 
 
+def test_clients_stand_in_line_and_get_what_there_is_when_it_is_their_turn(world: World) -> None:
+    world.apply(world.maker.snapshot())
+    first, second, third = [world.join(RAW) for _ in range(3)]
+    world.hub.detach(world.join(RAW))
+    world.apply(world.maker.delta())
+    assert world.hub.flush(3, 2) == [first, second]
+    assert world.hub.waiting == 1
+    for outbox in (first, second):
+        assert len(outbox.take(1_000)) == 1
+    world.apply(world.maker.delta())
+    assert world.hub.flush(4, 1) == [third]
+    assert len(third.queue) == 2, "both updates in one write"
+    assert world.hub.flush(5, 2) == [first, second]
+    assert world.hub.waiting == 0
+
+
+def test_who_leaves_something_costs_little_until_there_is_more(world: World) -> None:
+    """The shell hears of it when the socket has room again; a backlog is only judged."""
+    world.apply(world.maker.snapshot())
+    outbox = world.join(RAW)
+    world.apply(world.maker.delta())
+    assert world.hub.flush(200 * MS) == [outbox]
+    assert world.hub.flush(201 * MS) == [outbox]
+    assert outbox.stalled_ns == 201 * MS
+    assert world.hub.flush(202 * MS) == []
+    world.apply(world.maker.delta())
+    assert world.hub.flush(203 * MS) == [outbox]
+    assert world.hub.flush(300 * MS) == []
+    assert world.hub.flush(301 * MS) == [outbox]
+
+
 def test_a_digest_goes_with_an_update_or_alone_when_none_comes(maker: Callable[..., Any], codec: Codec) -> None:
     """One per interval: with the first update in its second half, or at its end."""
     world = World(maker, codec, Limits(digest_interval_ms=100))

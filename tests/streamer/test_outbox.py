@@ -40,7 +40,7 @@ class Bench:
 
     def __init__(self, *channels: Channel, skip: bool = False) -> None:
         self.counters = Counters()
-        self.wake: set[Outbox] = set()
+        self.wake: dict[Outbox, list[Segment]] = {}
         self.outbox = Outbox(CODEC, LIMITS, self.counters, self.wake)
         self.sources = [Numbers(i + 1, channel) for i, channel in enumerate(channels)]
         self.lanes = [Lane(source, CODEC, LIMITS, self.counters) for source in self.sources]
@@ -85,7 +85,7 @@ def test_a_frame_may_be_full_to_the_byte() -> None:
 
 
 def test_an_outbox_begins_with_nothing() -> None:
-    outbox = Outbox(CODEC, LIMITS, Counters(), set())
+    outbox = Outbox(CODEC, LIMITS, Counters(), {})
     lane = Lane(Numbers(1, Channel.BOOK), CODEC, LIMITS, outbox.counters)
     lane.source.total = tally(Channel.BOOK, 7)
     outbox.join(lane, 0, 0, skip=False)
@@ -362,7 +362,7 @@ def test_catch_ups_are_shared_but_not_hoarded() -> None:
     source = Numbers(1, Channel.BOOK)
     lane = Lane(source, CODEC, Limits(catch_ups_cached=2), counters)
     for seq in (0, 0, 1, 0, 2, 3, 3):
-        outbox = Outbox(CODEC, LIMITS, counters, set())
+        outbox = Outbox(CODEC, LIMITS, counters, {})
         outbox.join(lane, 1, seq, skip=False)
         assert bench_seq(outbox.take(1_000)) == seq
         assert len(lane.cache) <= 2
