@@ -15,6 +15,7 @@ from services.streamer.clients import Clients
 from services.streamer.clock import Clock
 from services.streamer.flush import Flusher
 from services.streamer.http import create_api
+from services.streamer.lobby import Lobby
 from services.streamer.upgrade import StreamHttpProtocol
 from services.streamer.ws import Connection
 from streamer.hub import Hub
@@ -44,7 +45,7 @@ class Endpoint:
         self._server = Server(
             create_api(hub, self.clients.why_not_ready, self.gate, Exchange(settings)),
             stream_listener(settings),
-            http=partial(StreamHttpProtocol, self.clients),
+            http=partial(StreamHttpProtocol, self.clients, Lobby()),
             ws=Connection,
             **tls_options(settings.ssl_certfile, settings.ssl_keyfile),
         )

@@ -2,6 +2,7 @@
 
 What differs from uvicorn's own:
 - A request has a deadline to arrive and a bound on its size: a real 408, 431 or 413, and the end. So has its response.
+- Requests wait in the `Lobby`, so that a crowd of them does not hold up who is there.
 - Bytes that arrive together with the upgrade request reach the stream connection; uvicorn loses them.
 - The upgrade request is not written out and parsed again.
 """
@@ -26,6 +27,7 @@ from services.streamer.admission import RETRY_AFTER_S, Full
 from services.streamer.clients import Clients
 from services.streamer.entrance import Denied, Ticketed, address_of, admit, enter
 from services.streamer.handshake import plain, respond, unavailable
+from services.streamer.lobby import Lobby
 from services.streamer.ws import Connection
 from streamer.access import Access
 
@@ -35,11 +37,13 @@ class StreamHttpProtocol(HttpToolsProtocol):
 
     Args:
         clients: What stream connections share.
+        lobby: What the sockets share until then.
     """
 
     def __init__(
         self,
         clients: Clients,
+        lobby: Lobby,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -47,6 +51,8 @@ class StreamHttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._clients = clients
+        self._lobby = lobby
+        self._waiting = b""  # what arrived since the last turn in the lobby
         self._limits = clients.hub.limits
         self._begun = 0  # requests
         self._bytes = 0  # of the one that arrives, in reads that hold nothing else
@@ -69,6 +75,7 @@ class StreamHttpProtocol(HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._waiting = b""
         self._clients.requests.stop(self)
         self._clients.endings.stop(self)
         if self._redeeming is not None:
@@ -94,6 +101,27 @@ class StreamHttpProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._clients.requests.begin(self)
+        if not self._waiting:
+            self._lobby.enter(self)
+        self._waiting += data
+        if len(self._waiting) > self._limits.head_bytes_max:  # what waits is bounded
+            self.serve()
+
+    def eof_received(self) -> None:
+        self.serve()
+
+    def serve(self) -> None:
+        """Take what waits in the lobby."""
+        data, self._waiting = self._waiting, b""
+        if not data or self._refused:
+            return
+        try:
+            self._take(data)
+        except Exception:
+            self.transport.abort()  # as the event loop does for an error in `data_received`
+            raise
+
+    def _take(self, data: bytes) -> None:
         begun = self._begun
         try:
             self.parser.feed_data(data)

@@ -8,6 +8,7 @@ from ingest.pipeline import Pipeline, TickRecord
 from protos.codec import CODECS, CodecError
 from protos.records import decode_checkpoint, decode_market, decode_state
 from protos.tick import CONTENT_JSON, CONTENT_MSGPACK, CONTENT_PROTO, decode_tick
+from services.streamer.lobby import Lobby
 from services.streamer.upgrade import StreamHttpProtocol
 from services.streamer.ws import Connection
 from tests.fuzz.memory import MemoryTransport
@@ -128,11 +129,12 @@ def request(data: bytes) -> None:
 
     def talk() -> MemoryTransport:
         transport = MemoryTransport()
-        http = StreamHttpProtocol(port.rig.endpoint.clients, server._config, server._server.server_state, {})
+        http = StreamHttpProtocol(port.rig.endpoint.clients, Lobby(), server._config, server._server.server_state, {})
         transport.set_protocol(http)
         http.connection_made(transport)
         for piece in _pieces(data):
             transport.feed(piece)
+            http.serve()
         return transport
 
     sent = b"".join(port.run(talk).sent)
