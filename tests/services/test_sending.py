@@ -4,9 +4,12 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from enum import Enum
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from protos.messages import Channel
 from services.streamer.sending import Left, send_each
@@ -160,3 +163,85 @@ def test_the_native_sender_refuses_lists_of_different_lengths(native_send: Send)
         native_send([1], bytearray(), [[]], MAX)
     with pytest.raises(AttributeError):
         native_send([1], bytearray((BINARY,)), [[object()]], MAX)  # type: ignore[list-item]
+
+
+class Outlet(Enum):
+    """What is at the other end."""
+
+    READS = 0
+    FULL = 1
+    SMALL = 2
+    GONE = 3
+    CLOSED = 4
+
+
+SIZES = st.sampled_from([0, 1, 2, 124, 125, 126, 127, 4_096, 65_534, 65_535, 65_536]) | st.integers(0, 70_000)
+LINES = st.tuples(
+    st.sampled_from(Outlet), st.sampled_from([BINARY, TEXT]), st.lists(st.integers(0, 7), min_size=1, max_size=12)
+)
+
+
+def outlet(opened: ExitStack, kind: Outlet) -> tuple[socket.socket, int, socket.socket, bytes]:
+    """Our end, its descriptor, theirs, and what theirs gets before all that is sent from now on."""
+    ours, theirs = socket.socketpair()
+    opened.enter_context(ours)
+    opened.enter_context(theirs)
+    ours.setblocking(False)
+    theirs.settimeout(5)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096 if kind in (Outlet.FULL, Outlet.SMALL) else 1 << 20)
+    before = b""
+    if kind is Outlet.FULL:
+        with suppress(BlockingIOError):
+            while True:
+                before += b"-" * ours.send(b"-" * 1_024)
+    elif kind is Outlet.GONE:
+        theirs.close()
+    elif kind is Outlet.CLOSED:
+        ours.close()
+    return ours, ours.fileno(), theirs, before
+
+
+@pytest.mark.parametrize("name", ["python", "native"])
+@given(
+    sizes=st.lists(SIZES, min_size=8, max_size=8),
+    lines=st.lists(LINES, max_size=12),
+    bytes_max=st.sampled_from([1, 125, 126, 65_535, 65_536, 150_000]),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_on_the_wire_are_exactly_the_frames(
+    request: pytest.FixtureRequest,
+    name: str,
+    sizes: list[int],
+    lines: list[tuple[Outlet, int, list[int]]],
+    bytes_max: int,
+) -> None:
+    """Whatever waits, for whomever: each frame once and in order, on the wire or as what is left of it."""
+    send = send_each if name == "python" else request.getfixturevalue("native_send")
+    pool = [segment(bytes([65 + i]) * size, Channel(1 + i % 4), 1 + i) for i, size in enumerate(sizes)]
+    with ExitStack() as opened:
+        outlets = [outlet(opened, kind) for kind, _, _ in lines]
+        queues = [[pool[i] for i in chosen] for _, _, chosen in lines]
+        payloads = [b"".join(segment.data for segment in queue) for queue in queues]
+        fits = [len(payload) <= bytes_max for payload in payloads]
+        frames = [header(first, len(payload)) + payload for (_, first, _), payload in zip(lines, payloads, strict=True)]
+        tallies = [sum(segment.tally for segment in queue) for queue in queues]
+        waiting = [queue.copy() for queue in queues]
+        sent_bytes, total, left = send(
+            [fd for _, fd, _, _ in outlets], bytearray(first for _, first, _ in lines), queues, bytes_max
+        )
+        rests = dict(left)
+        assert len(rests) == len(left)
+        assert queues == [[] if fit else queue for fit, queue in zip(fits, waiting, strict=True)]
+        assert sent_bytes == sum(len(frame) for fit, frame in zip(fits, frames, strict=True) if fit)
+        assert total == sum(counted for fit, counted in zip(fits, tallies, strict=True) if fit)
+        for i, ((kind, _, _), (ours, _, theirs, before)) in enumerate(zip(lines, outlets, strict=True)):
+            if not fits[i]:
+                assert rests[i] is None
+            ours.close()
+            rest = rests.get(i) or b""
+            wire = (
+                b"" if kind in (Outlet.GONE, Outlet.CLOSED) else b"".join(iter(lambda it=theirs: it.recv(1 << 16), b""))
+            )  # type: ignore[misc]
+            assert wire + rest == before + (frames[i] if fits[i] else b"")
+            if kind is Outlet.READS:
+                assert rest == b"", "what the kernel could take is not left"
