@@ -24,8 +24,8 @@ WATCHERS = 10
 """Clients of this process, whose latency is measured. That all are on the streamer that ends: once in a thousand."""
 BACK_S = 15.0
 ALL_BACK_S = 90.0
-STORM_P99_S = 1.0
-"""All come within a quarter of a second, on two cores that run them too: 0.2 to 0.9 s was measured."""
+LOOK_S = 0.2
+"""Between two looks at metrics: they are written on the loop whose latency is measured."""
 DRAIN_MS = 3_000
 SETTLED_S = 4.0
 pytestmark = [pytest.mark.faults, pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -88,12 +88,13 @@ async def test_clients_of_a_killed_streamer_resume_on_another(kafka_server: Real
             everybody = CLIENTS + WATCHERS + 1
 
             async def all_back() -> bool:
+                await asyncio.sleep(LOOK_S)
                 return await connected(other) >= everybody
 
             await until(all_back, "everybody on the other", ALL_BACK_S)
             undisturbed = [watcher for watcher in watchers if not watcher.lost]
             refused = (await other.metrics()).get("depthcast_handshakes_total{outcome=503}", 0)
-            check_latency(began, killed, time.monotonic(), *undisturbed, floor_s=STORM_P99_S)
+            check_latency(began, killed, time.monotonic(), *undisturbed)
             members = await finish(it, crowd)
         finally:
             await crowd.stop()
