@@ -17,21 +17,15 @@ _ANY_REPLICA, _READ_UNCOMMITTED = -1, 0
 _HEADER = struct.Struct(">hhih")  # key, version, correlation, length of the client's name
 _HEAD = struct.Struct(">iiiibi")  # replica, wait, bytes at least and at most, isolation, topics
 _ASKED = struct.Struct(">iqi")  # partition, offset, bytes at most
-_ANSWERED = struct.Struct(">ihqqi")  # partition, error, end, last stable offset, aborted transactions
+_ANSWERED = struct.Struct(">ihqqii")  # partition, error, end, last stable offset, aborted transactions, bytes
 _LENGTH, _COUNT = struct.Struct(">h"), struct.Struct(">i")
 _ABORTED_BYTES = 16
 
 
-class Fetched(NamedTuple):
-    """What a broker answers about one partition."""
+Fetched = tuple[str, int, int, int, bytes]
+"""What a broker answers about one partition: topic, partition, error, offset after the newest record, and batches.
 
-    topic: str
-    partition: int
-    error: int
-    end: int
-    """Offset after the newest record."""
-    records: bytes
-    """Batches, the last one perhaps cut off; the first may begin before the offset that was asked for."""
+The last batch may be cut off; the first may begin before the offset that was asked for."""
 
 
 class _Header(NamedTuple):
@@ -64,13 +58,18 @@ class FetchAnswer:
             (partitions,) = _COUNT.unpack_from(data, at)
             at += 4
             for _ in range(partitions):
-                partition, error, end, _, aborted = _ANSWERED.unpack_from(data, at)
-                at += _ANSWERED.size + max(0, aborted) * _ABORTED_BYTES
-                size = max(0, _COUNT.unpack_from(data, at)[0])
-                at += 4 + size
-                if at > len(data):
-                    raise struct.error("the answer to a fetch is cut off")
-                found.append(Fetched(topic, partition, error, end, data[at - size : at]))
+                partition, error, end, _, aborted, size = _ANSWERED.unpack_from(data, at)
+                at += _ANSWERED.size
+                if aborted > 0:  # they come before the size
+                    at += aborted * _ABORTED_BYTES
+                    (size,) = _COUNT.unpack_from(data, at - 4)
+                records = b""
+                if size > 0:
+                    records = data[at : at + size]
+                    at += size
+                found.append((topic, partition, error, end, records))
+        if at > len(data):
+            raise struct.error("the answer to a fetch is cut off")
         return found
 
 

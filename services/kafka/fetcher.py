@@ -26,7 +26,7 @@ from aiokafka.record import MemoryRecords
 
 from services.config import Settings
 from services.kafka.connection import client_options, connect
-from services.kafka.fetch import Fetched, FetchRequest
+from services.kafka.fetch import FetchRequest
 
 Partition = tuple[str, int]
 """(topic, partition)."""
@@ -228,36 +228,38 @@ class Fetcher:
         wait_ms = self._settings.kafka_fetch_max_wait_ms
         request = FetchRequest(asked, wait_ms, FETCH_BYTES_MAX, PARTITION_FETCH_BYTES_MAX)
         try:
-            for fetched in await self._client.send(node, request):
-                name = fetched.topic, fetched.partition
-                known = self.partitions.get(name)
+            for topic, partition, code, end, data in await self._client.send(node, request):
+                known = self.partitions.get((topic, partition))
+                if known is None:
+                    continue
+                if not code:
+                    known.end = end
+                    if not data:
+                        continue
                 # Nobody sought meanwhile, nor did another broker answer for it.
-                if known is not None and known.position == asked[name[0]][name[1]] and not known.unread:
-                    self._receive(known, fetched)
+                if known.position == asked[topic][partition] and not known.unread:
+                    self._receive(known, code, data)
         except KafkaError as error:
             _complaints.warning("no answer to a fetch from broker %s: %r", node, error)
             await asyncio.sleep(_RETRY_S)
         finally:
             self._wake()
 
-    def _receive(self, follower: Follower, fetched: Fetched) -> None:
-        kind = for_code(fetched.error)
+    def _receive(self, follower: Follower, code: int, data: bytes) -> None:
+        kind = for_code(code)
         if kind is NoError:
-            follower.end = fetched.end
-            if fetched.records:
-                follower.put(fetched.records)
-                self._unread.append(follower)
-                # Last the next time: a broker stops to fill its answer at FETCH_BYTES_MAX.
-                self.partitions[follower.name] = self.partitions.pop(follower.name)
+            follower.put(data)
+            # Last the next time: a broker stops to fill its answer at FETCH_BYTES_MAX.
+            self.partitions[follower.name] = self.partitions.pop(follower.name)
         elif kind is OffsetOutOfRangeError:
             follower.error = kind({follower.tp: follower.position})
-            self._unread.append(follower)
         elif kind is TopicAuthorizationFailedError:
             follower.error = kind(follower.name[0])
-            self._unread.append(follower)
         else:  # another broker leads it now, or it is being made or deleted
             _complaints.warning("%s/%d cannot be fetched: %s", *follower.name, kind.__name__)
             self._look_up(follower)
+            return
+        self._unread.append(follower)
 
     def _look_up(self, follower: Follower) -> None:
         """Find out who leads it now, and ask there."""
