@@ -52,7 +52,7 @@ $(PURE:%=coverage-%): coverage-%: .venv/.dev
 
 COMPILED := cd build/compiled && ../../$(BIN)/python
 test-compiled: compile
-	$(COMPILED) -c 'import sys; from services.build import COMPILED; from ingest.native import merge; from services.streamer.native import send_all; sys.exit(not COMPILED)'
+	$(COMPILED) -c 'import sys; from services.build import COMPILED; import ingest.native, protos.native, services.streamer.native; sys.exit(not COMPILED)'
 	$(COMPILED) -m pytest ../../tests/protos ../../tests/ingest ../../tests/streamer $(PYTEST)
 
 check: .venv/.dev

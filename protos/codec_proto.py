@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from google.protobuf.message import DecodeError
 
 from protos import depthcast_pb2 as pb
-from protos import wire
+from protos import shortcut, wire
 from protos.messages import (
     BookState,
     BookUpdate,
@@ -302,6 +302,9 @@ def _length(size: int) -> bytes:
 
 def pack_chunk(message: ServerMessage) -> bytes:
     """A protobuf `Chunk`: the field of the oneof by hand, because a message that is assigned into another is copied."""
+    packed = shortcut.pack_record(message)
+    if packed is not None:
+        return packed
     update = _PACK_UPDATE.get(type(message))
     if update is not None:
         number, pack = update
@@ -313,8 +316,13 @@ def pack_chunk(message: ServerMessage) -> bytes:
     return chunk.SerializeToString()
 
 
-def unpack_chunk(chunk: pb.Chunk) -> ServerMessage | None:
-    """The message of a chunk; None when this version does not know it."""
+def unpack_chunk(data: bytes) -> ServerMessage | None:
+    """The message of a protobuf `Chunk`; None when this version does not know it."""
+    message = shortcut.unpack_record(data)
+    return message if message is not None else _unpack_parsed(parsed(pb.Chunk, data))
+
+
+def _unpack_parsed(chunk: pb.Chunk) -> ServerMessage | None:
     name = chunk.WhichOneof("body")
     if name is None:
         return None
@@ -329,11 +337,19 @@ class ProtoCodec:
     binary = True
 
     def encode(self, message: ServerMessage, scale: Scale | None = None) -> bytes:  # noqa: ARG002 (only JSON needs it)
+        packed = shortcut.pack_frame(message)
+        if packed is not None:
+            return packed
         chunk = pack_chunk(message)
         return _FRAME_TAG + _length(len(chunk)) + chunk
 
     def decode(self, frame: bytes) -> list[ServerMessage]:
-        messages = (unpack_chunk(chunk) for chunk in parsed(pb.Frame, frame).chunks)
+        messages: list[ServerMessage | None] = []
+        for part in shortcut.unpack_frame(frame):
+            if isinstance(part, bytes):
+                messages += [_unpack_parsed(chunk) for chunk in parsed(pb.Frame, part).chunks]
+            else:
+                messages.append(part)
         return [message for message in messages if message is not None]
 
     def encode_command(self, command: Command) -> bytes:

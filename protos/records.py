@@ -42,7 +42,7 @@ def decode_market(value: bytes) -> MarketMessage:
     Raises:
         CodecError: It is not a chunk with a book, trades, bbo or status.
     """
-    message = unpack_chunk(parsed(pb.Chunk, value))
+    message = unpack_chunk(value)
     if not isinstance(message, _MARKET):
         raise CodecError("not a market record")
     return message

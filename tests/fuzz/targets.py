@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 from ingest.mappers import FEEDS
 from ingest.pipeline import Pipeline, TickRecord
+from loadtest.compiler import has_compiler
 from protos.codec import CODECS, CodecError
 from protos.records import decode_checkpoint, decode_market, decode_state
 from protos.tick import CONTENT_JSON, CONTENT_MSGPACK, CONTENT_PROTO, decode_tick
@@ -13,11 +14,13 @@ from services.streamer.upgrade import StreamHttpProtocol
 from services.streamer.ws import Connection
 from tests.fuzz.memory import MemoryTransport
 from tests.support.endpoint import Rig
+from tests.support.shortcuts import shortcuts
 
 CONTENTS = (CONTENT_PROTO, CONTENT_MSGPACK, CONTENT_JSON)
 RECORDS = (decode_market, decode_state, decode_checkpoint)
 NEXT = b"\xff\x00\xff"
 """Between two ticks of one input."""
+KINDS = ("python", "native") if has_compiler() else ("python",)
 _codecs = list(CODECS.values())
 
 
@@ -32,14 +35,21 @@ def command(data: bytes) -> None:
 
 
 def message(data: bytes) -> None:
-    """What a server says, as the client library reads it; and our own records in Kafka."""
+    """What a server says, as the client library reads it; and our own records in Kafka. C and Python read the same."""
     which, data = data[0] % (len(_codecs) + len(RECORDS)), data[1:]
     decode: Callable[[bytes], object]
     decode = _codecs[which].decode if which < len(_codecs) else RECORDS[which - len(_codecs)]
-    try:
-        decode(data)
-    except CodecError:
-        return
+    found = [_read(decode, data, kind) for kind in KINDS]
+    assert found[0] == found[-1]
+
+
+def _read(decode: Callable[[bytes], object], data: bytes, kind: str) -> object:
+    """What `decode` says; None for an error."""
+    with shortcuts(kind):
+        try:
+            return decode(data)
+        except CodecError:
+            return None
 
 
 def tick(data: bytes) -> None:

@@ -19,6 +19,7 @@ from protos.records import (
 )
 from protos.wire import COUNT_MAX, VALUE_MAX
 
+pytestmark = pytest.mark.usefixtures("both")
 PROTO, MSGPACK, JSON = CODECS.values()
 SCALE = m.Scale(-2, -5)
 
