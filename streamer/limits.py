@@ -22,6 +22,10 @@ class Limits:
     # Longer than a garbage collection or a Wi-Fi handover, shorter than anyone would look at a frozen price.
     outbox_stall_ms: int = 10_000
 
+    # What a client must take in that time, if not all that was written, to make progress: 6 KB/s. A large snapshot may
+    # take minutes, but nobody makes us hold one for a byte now and then.
+    outbox_progress_bytes: int = 64 * 1024
+
     # What one take() puts in a frame: large enough that a send's fixed 5 us vanish, small enough for TLS and for the
     # default message limits of WebSocket clients. One catch-up message may exceed it.
     frame_bytes_max: int = 64 * 1024

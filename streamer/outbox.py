@@ -143,6 +143,7 @@ class Outbox:
         "slow",
         "socket",
         "stalled_ns",
+        "taking_ns",
         "wake",
     )
 
@@ -164,6 +165,7 @@ class Outbox:
         self.first = BINARY if codec.binary else TEXT  # byte of each frame
         self.socket = -1  # the shell's: where it may write at once; -1: the client must be asked
         self.stalled_ns = 0  # when the backlog was first seen without a take since; 0: not seen
+        self.taking_ns = 0  # the shell's: when the client last made progress with what was taken
 
     def push(self, chunk: bytes) -> None:
         """Queue a chunk that belongs to no stream, in order with what is queued. Nothing once the outbox is closed."""
@@ -245,7 +247,7 @@ class Outbox:
         for segment in queue[self.settled :]:
             self.bytes += len(segment.data)
         self.settled = len(queue)
-        if now_ns - self.stalled_ns >= limits.outbox_stall_ms * MS:
+        if now_ns - max(self.stalled_ns, self.taking_ns) >= limits.outbox_stall_ms * MS:
             return Offer.OVERFLOW
         few = self.bytes <= limits.outbox_soft_bytes
         if few and now_ns - self.stalled_ns < limits.outbox_soft_ms * MS:

@@ -5,8 +5,12 @@ Right only where a transport has nothing buffered, and for plain TCP: TLS has it
 `send_all` is the compiled build's (`native.c`), or else `send_each`; one test holds both to the same contract.
 """
 
+import fcntl
 import os
+import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 
 from streamer.frames import header
 from streamer.outbox import Segment
@@ -59,6 +63,14 @@ def send_each(
         total += tally
         queue.clear()
     return total_bytes, total, left
+
+
+def unacknowledged(descriptor: int) -> int:
+    """Bytes of what was sent that the other machine does not have yet (tcp(7), SIOCOUTQ); 0 of a closed socket."""
+    count = bytearray(4)
+    with suppress(OSError, ValueError):
+        fcntl.ioctl(descriptor, termios.TIOCOUTQ, count)
+    return int.from_bytes(count, sys.byteorder)
 
 
 send_all: Callable[[list[int], bytearray, list[list[Segment]], int], tuple[int, int, Left]]

@@ -20,9 +20,11 @@ from services.streamer import gate
 from services.streamer.clients import Clients
 from services.streamer.gate import Gate
 from services.streamer.handshake import LOGGER
+from services.streamer.sending import unacknowledged
 from streamer.access import Access
 from streamer.effects import DoAdmit, DoClose, DoPing, DoRestore, DoSubscribe, DoUnsubscribe, Effect, Reply
 from streamer.frames import header
+from streamer.outbox import MS
 from streamer.session import Session
 
 PING = b"\x89\x00"
@@ -51,6 +53,7 @@ class Connection(asyncio.Protocol):
         "_sent_code",
         "_tls",
         "_transport",
+        "_untaken",
         "address",
         "session",
     )
@@ -81,6 +84,7 @@ class Connection(asyncio.Protocol):
         self._retire_ns = clients.retire_ns()
         self._gate: Gate | None = None
         self._paused = False
+        self._untaken = 0  # while paused: bytes when the client last made progress
         self._sent_code = 0  # of the close frame; when not 0, nothing more is sent or obeyed
         self._outbox = hub.attach(codec)
         self.session = Session(
@@ -208,6 +212,8 @@ class Connection(asyncio.Protocol):
         if outbox.slow and outbox.behind and self._gate is None:
             self._gate = Gate(self._clients.clock.now_ns())
             outbox.socket = -1
+        if self._paused:
+            self._watch(self._clients.clock.now_ns())
         while not (self._paused or self._sent_code or (self._gate is not None and self._gate.shut)):
             frame = self._frame()
             if not frame or self._transport.is_closing():
@@ -267,6 +273,18 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._paused = True
         self._outbox.socket = -1
+        self._outbox.taking_ns = self._clients.clock.now_ns()
+        self._untaken = self._not_taken()
+
+    def _watch(self, now_ns: int) -> None:
+        """While paused: note when the client has taken a good part of what was written."""
+        untaken = self._not_taken()
+        if self._untaken - untaken >= self.session.limits.outbox_progress_bytes:
+            self._untaken, self._outbox.taking_ns = untaken, now_ns
+
+    def _not_taken(self) -> int:
+        """Bytes that the client's machine does not have. The kernel takes more from us only when most of it is gone."""
+        return self.unsent() + unacknowledged(self._transport.get_extra_info("socket").fileno())
 
     def resume_writing(self) -> None:
         self._paused = False
@@ -283,8 +301,13 @@ class Connection(asyncio.Protocol):
         if now_ns >= self._retire_ns:
             self._retire()
             return
-        if self._paused:  # it cannot see a ping now; the outbox judges a peer that does not read
+        if self._paused:  # it cannot see a ping now, and is judged by what it takes
             self.session.pong(now_ns)
+            self._watch(now_ns)
+            if now_ns - self._outbox.taking_ns >= self.session.limits.outbox_stall_ms * MS:
+                self._clients.hub.counters.overflows += 1
+                self.close(CloseCode.SLOW_CONSUMER, SLOW_REASON)
+                return
         for effect in self.session.tick(now_ns):
             if not (self._paused and isinstance(effect, DoPing)):
                 self._perform(effect, now_ns)

@@ -293,6 +293,15 @@ def test_time_without_progress_overflows_and_a_take_is_progress() -> None:
     assert bench.outbox.settle(2_005 * MS) is Offer.OVERFLOW
 
 
+def test_progress_with_what_was_taken_is_progress() -> None:
+    bench = Bench(Channel.RAW)
+    bench.offer(0, 10)
+    assert bench.outbox.settle(5 * MS) is Offer.QUEUED
+    bench.outbox.taking_ns = 900 * MS
+    assert bench.outbox.settle(1_899 * MS) is Offer.QUEUED
+    assert bench.outbox.settle(1_900 * MS) is Offer.OVERFLOW
+
+
 def test_leaving_takes_what_is_queued_along() -> None:
     bench = Bench(Channel.BOOK, Channel.RAW)
     bench.offer(0)
