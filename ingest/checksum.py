@@ -4,14 +4,20 @@ Sources: Kraken, "Guide: book checksum" (v1 and v2 alike); OKX v5, "Order book c
 """
 
 from collections.abc import Callable
+from typing import Protocol
 from zlib import crc32
 
-from protos.book import Book
 from protos.fixed import to_text
-from protos.messages import Scale
+from protos.messages import Levels, Scale
 
 KRAKEN_DEPTH = 10
 OKX_DEPTH = 25
+
+
+class Book(Protocol):
+    """Ours or a client's."""
+
+    def top(self, depth: int) -> tuple[Levels, Levels]: ...
 
 
 def kraken_checksum(book: Book, _scale: Scale) -> int:

@@ -1,5 +1,5 @@
 /* The loops over levels of ingest, in C on CPython's stable API. What each does is said, and done in Python, by
- * `fields.levels`, `Scaler._side` and `merge.merge_each`; tests/ingest/test_native.py holds both to it.
+ * `fields.levels`, `Scaler._side` and `book.PlainLadder`; tests/ingest/test_native.py holds both to it.
  *
  * Text that is not plainly digits with at most one dot among them is left to Python, which knows the rest and the errors. */
 #define PY_SSIZE_T_CLEAN
@@ -7,18 +7,21 @@
 #include <Python.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { DIGITS_MAX = 18 }; /* protos/fixed.py: what fits is below 10**18, and so is every number here */
 
 typedef struct {
   int64_t ticks, lots;
-  Py_ssize_t place; /* in the message */
 } Level;
+
+typedef struct {
+  Level level;
+  Py_ssize_t place; /* in the message */
+} Placed;
 
 static const int64_t powers[DIGITS_MAX + 1] = {1e0, 1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8, 1e9,
                                                1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18};
-
-static PyObject *lots_name, *prices_name;
 
 /* Reads plain text of at most DIGITS_MAX characters: `value` counts 10**-`decimals`. False: it is not. */
 static int read_plain(PyObject *text, int64_t *value, int *decimals) {
@@ -83,12 +86,23 @@ static int count_in(int exponent, int trims, PyObject *text, int64_t *value) {
 }
 
 static int compare(const void *a, const void *b) {
-  const Level *one = a, *other = b;
-  if (one->ticks != other->ticks) return one->ticks < other->ticks ? -1 : 1;
+  const Placed *one = a, *other = b;
+  if (one->level.ticks != other->level.ticks) return one->level.ticks < other->level.ticks ? -1 : 1;
   return one->place < other->place ? -1 : 1;
 }
 
-/* Ascending, of equal prices only the last; returns how many are left. Venues send them in order, best first. */
+static int sort(Level *levels, Py_ssize_t count) {
+  Placed *placed = PyMem_Malloc(count * sizeof *placed);
+  if (!placed) return -1;
+  for (Py_ssize_t i = 0; i < count; i++) placed[i] = (Placed){levels[i], i};
+  qsort(placed, count, sizeof *placed, compare);
+  for (Py_ssize_t i = 0; i < count; i++) levels[i] = placed[i].level;
+  PyMem_Free(placed);
+  return 0;
+}
+
+/* Ascending, of equal prices only the last; the number of levels that are left, -1 without memory. Venues mostly send
+ * them in order, best first. */
 static Py_ssize_t arrange(Level *levels, Py_ssize_t count) {
   Py_ssize_t ascending = 1, descending = 1, kept = 0;
   while (ascending < count && levels[ascending - 1].ticks < levels[ascending].ticks) ascending++;
@@ -102,23 +116,24 @@ static Py_ssize_t arrange(Level *levels, Py_ssize_t count) {
     }
     return count;
   }
-  qsort(levels, count, sizeof *levels, compare);
+  if (sort(levels, count) < 0) return -1;
   for (Py_ssize_t i = 0; i < count; i++)
     if (i + 1 == count || levels[i].ticks != levels[i + 1].ticks) levels[kept++] = levels[i];
   return kept;
 }
 
+/* (one, other), both new references that it takes; NULL with an exception, also when one of them is. */
 static PyObject *pair_of(PyObject *one, PyObject *other) {
-  return one && other ? PyTuple_Pack(2, one, other) : NULL;
+  PyObject *pair = one && other ? PyTuple_Pack(2, one, other) : NULL;
+  Py_XDECREF(one);
+  Py_XDECREF(other);
+  return pair;
 }
 
 static PyObject *list_of(const Level *levels, Py_ssize_t count) {
   PyObject *list = PyList_New(count);
   for (Py_ssize_t i = 0; list && i < count; i++) {
-    PyObject *ticks = PyLong_FromLongLong(levels[i].ticks), *lots = PyLong_FromLongLong(levels[i].lots);
-    PyObject *level = pair_of(ticks, lots);
-    Py_XDECREF(ticks);
-    Py_XDECREF(lots);
+    PyObject *level = pair_of(PyLong_FromLongLong(levels[i].ticks), PyLong_FromLongLong(levels[i].lots));
     if (!level || PyList_SetItem(list, i, level) < 0) Py_CLEAR(list);
   }
   return list;
@@ -135,43 +150,49 @@ static PyObject *convert(PyObject *module, PyObject *args) {
   Py_ssize_t count = PyList_Size(texts);
   Level *levels = PyMem_Malloc(count * sizeof *levels);
   if (!levels) return PyErr_NoMemory();
-  PyObject *result = Py_None;
   for (Py_ssize_t i = 0; i < count; i++) {
     PyObject *price, *size;
     if (!texts_of(PyList_GetItem(texts, i), &price, &size) ||
         !count_in(price_exponent, trims, price, &levels[i].ticks) ||
-        !count_in(size_exponent, trims, size, &levels[i].lots))
-      goto done;
-    levels[i].place = i;
+        !count_in(size_exponent, trims, size, &levels[i].lots)) {
+      PyMem_Free(levels);
+      Py_RETURN_NONE;
+    }
   }
-  result = list_of(levels, arrange(levels, count));
-done:
+  count = arrange(levels, count);
+  PyObject *result = count < 0 ? PyErr_NoMemory() : list_of(levels, count);
   PyMem_Free(levels);
-  if (result == Py_None) Py_INCREF(result);
   return result;
 }
 
-/* Whether prices[i] < ticks; -1 with an exception. */
-static int is_below(PyObject *prices, Py_ssize_t i, int64_t ticks) {
-  int64_t price = PyLong_AsLongLong(PyList_GetItem(prices, i));
-  return price == -1 && PyErr_Occurred() ? -1 : price < ticks;
+/* ---- one side of a book */
+
+typedef struct {
+  PyObject_HEAD
+  Level *room; /* with space on both sides of the levels: changes near an end move only what is beyond them */
+  Py_ssize_t size, begin, count;
+} Ladder;
+
+/* The numbers of (ticks, lots); -1 with an exception. */
+static int read_level(PyObject *pair, Level *level) {
+  if (!PyTuple_CheckExact(pair) || PyTuple_Size(pair) != 2 || !PyLong_CheckExact(PyTuple_GetItem(pair, 0)) ||
+      !PyLong_CheckExact(PyTuple_GetItem(pair, 1))) {
+    PyErr_SetString(PyExc_TypeError, "a level is (ticks, lots)");
+    return -1;
+  }
+  level->ticks = PyLong_AsLongLong(PyTuple_GetItem(pair, 0));
+  if (level->ticks == -1 && PyErr_Occurred()) return -1;
+  level->lots = PyLong_AsLongLong(PyTuple_GetItem(pair, 1));
+  return level->lots == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* First index from `from` on whose price is not below `ticks`, by ever larger steps, then halving: the next change of a
- * message is mostly near. -1 with an exception. */
-static Py_ssize_t find(PyObject *prices, Py_ssize_t from, int64_t ticks) {
-  Py_ssize_t low = from, high = PyList_Size(prices), step = 1;
-  int below = 1;
-  while (low + step <= high && (below = is_below(prices, low + step - 1, ticks)) == 1) {
-    low += step;
-    step *= 2;
-  }
-  if (below < 0) return -1;
-  if (low + step - 1 < high) high = low + step - 1;
+/* First position from `from` on whose price is not below `ticks`. */
+static Py_ssize_t find(const Ladder *self, Py_ssize_t from, int64_t ticks) {
+  const Level *levels = self->room + self->begin;
+  Py_ssize_t low = from, high = self->count;
   while (low < high) {
     Py_ssize_t middle = low + (high - low) / 2;
-    if ((below = is_below(prices, middle, ticks)) < 0) return -1;
-    if (below)
+    if (levels[middle].ticks < ticks)
       low = middle + 1;
     else
       high = middle;
@@ -179,67 +200,190 @@ static Py_ssize_t find(PyObject *prices, Py_ssize_t from, int64_t ticks) {
   return low;
 }
 
-/* Sets or removes one level. 1: it was a change, appended to both lists; 0: it was none; -1 with an exception. */
-static int apply(PyObject *prices, PyObject *lots, PyObject *level, Py_ssize_t *at, PyObject *zero, PyObject *undo) {
-  PyObject *ticks = PyTuple_GetItem(level, 0), *size = PyTuple_GetItem(level, 1);
-  int64_t number = PyLong_AsLongLong(ticks);
-  if (number == -1 && PyErr_Occurred()) return -1;
-  PyObject *before = PyDict_GetItemWithError(lots, ticks);
-  if (!before && PyErr_Occurred()) return -1;
-  int stays = PyObject_IsTrue(size);
-  if (stays < 0 || (!stays && !before)) return stays;
-  PyObject *undone = pair_of(ticks, before ? before : zero);
-  int failed = !undone || PyList_Append(undo, undone) < 0;
-  Py_XDECREF(undone);
-  if (failed) return -1;
-  if (!stays || !before) {
-    *at = find(prices, *at, number);
-    if (*at < 0) return -1;
-    if (stays ? PyList_Insert(prices, *at, ticks) < 0 : PyList_SetSlice(prices, *at, *at + 1, NULL) < 0) return -1;
+/* New space for `count` levels, at least those that there are, and for half as many more on each side; -1 with an
+ * exception. */
+static int make_room(Ladder *self, Py_ssize_t count) {
+  Py_ssize_t size = 2 * count + 16, begin = (size - count) / 2;
+  Level *room = PyMem_Malloc(size * sizeof *room);
+  if (!room) {
+    PyErr_NoMemory();
+    return -1;
   }
-  return (stays ? PyDict_SetItem(lots, ticks, size) : PyDict_DelItem(lots, ticks)) < 0 ? -1 : 1;
+  if (self->count) memcpy(room + begin, self->room + self->begin, self->count * sizeof *room);
+  PyMem_Free(self->room);
+  self->room = room;
+  self->size = size;
+  self->begin = begin;
+  return 0;
 }
 
-static PyObject *merge(PyObject *module, PyObject *args) {
-  PyObject *side, *changes, *undo;
-  (void)module;
-  if (!PyArg_ParseTuple(args, "OO!O!", &side, &PyList_Type, &changes, &PyList_Type, &undo)) return NULL;
-  PyObject *lots = PyObject_GetAttr(side, lots_name), *prices = lots ? PyObject_GetAttr(side, prices_name) : NULL;
-  PyObject *zero = PyLong_FromLong(0), *effective = PyList_New(0);
+static int insert(Ladder *self, Py_ssize_t at, Level level) {
+  int front = at < self->count / 2;
+  if ((front ? self->begin == 0 : self->begin + self->count == self->size) && make_room(self, self->count) < 0) return -1;
+  Level *levels = self->room + self->begin;
+  if (front) {
+    memmove(levels - 1, levels, at * sizeof *levels);
+    self->begin--;
+  } else
+    memmove(levels + at + 1, levels + at, (self->count - at) * sizeof *levels);
+  self->count++;
+  self->room[self->begin + at] = level;
+  return 0;
+}
+
+static void delete(Ladder *self, Py_ssize_t at) {
+  Level *levels = self->room + self->begin;
+  if (at < self->count / 2) {
+    memmove(levels + 1, levels, at * sizeof *levels);
+    self->begin++;
+  } else
+    memmove(levels + at, levels + at + 1, (self->count - at - 1) * sizeof *levels);
+  self->count--;
+}
+
+/* Sets or removes a level whose price can only be from position `*at` on, where it is then, and tells its lots before.
+ * -1 with an exception. */
+static int set(Ladder *self, Level level, Py_ssize_t *at, int64_t *before) {
+  *at = find(self, *at, level.ticks);
+  Level *known = self->room + self->begin + *at;
+  if (*at == self->count || known->ticks != level.ticks) {
+    *before = 0;
+    return level.lots ? insert(self, *at, level) : 0;
+  }
+  *before = known->lots;
+  if (level.lots)
+    known->lots = level.lots;
+  else
+    delete(self, *at);
+  return 0;
+}
+
+static PyObject *ladder_merge(PyObject *object, PyObject *args) {
+  Ladder *self = (Ladder *)object;
+  PyObject *changes, *undo;
+  if (!PyArg_ParseTuple(args, "O!O!", &PyList_Type, &changes, &PyList_Type, &undo)) return NULL;
+  PyObject *effective = PyList_New(0);
   Py_ssize_t at = 0;
-  int failed = !prices || !zero || !effective;
-  if (!failed && (!PyDict_CheckExact(lots) || !PyList_CheckExact(prices))) {
-    PyErr_SetString(PyExc_TypeError, "a side has its prices in a list and its lots in a dict");
-    failed = 1;
-  }
-  for (Py_ssize_t i = 0; !failed && i < PyList_Size(changes); i++) {
-    PyObject *level = PyList_GetItem(changes, i);
-    if (!PyTuple_CheckExact(level) || PyTuple_Size(level) != 2 || !PyLong_CheckExact(PyTuple_GetItem(level, 0)) ||
-        !PyLong_CheckExact(PyTuple_GetItem(level, 1))) {
-      PyErr_SetString(PyExc_TypeError, "a change is (ticks, lots)");
+  int64_t last = INT64_MIN;
+  for (Py_ssize_t i = 0; effective && i < PyList_Size(changes); i++) {
+    PyObject *change = PyList_GetItem(changes, i), *undone = NULL;
+    Level level;
+    int64_t before;
+    int failed = read_level(change, &level) < 0;
+    if (!failed && i && level.ticks <= last) {
+      PyErr_SetString(PyExc_ValueError, "prices do not ascend");
       failed = 1;
-      break;
     }
-    int changed = apply(prices, lots, level, &at, zero, undo);
-    failed = changed < 0 || (changed && PyList_Append(effective, level) < 0);
+    last = level.ticks;
+    failed = failed || set(self, level, &at, &before) < 0;
+    if (!failed && (level.lots || before)) {
+      undone = pair_of(PyLong_FromLongLong(level.ticks), PyLong_FromLongLong(before));
+      failed = !undone || PyList_Append(undo, undone) < 0 || PyList_Append(effective, change) < 0;
+      Py_XDECREF(undone);
+    }
+    if (failed) Py_CLEAR(effective);
   }
-  if (failed) Py_CLEAR(effective);
-  Py_XDECREF(lots);
-  Py_XDECREF(prices);
-  Py_XDECREF(zero);
   return effective;
 }
+
+static PyObject *ladder_apply(PyObject *object, PyObject *levels) {
+  if (!PyList_CheckExact(levels)) return PyErr_Format(PyExc_TypeError, "levels are no list");
+  for (Py_ssize_t i = 0; i < PyList_Size(levels); i++) {
+    Level level;
+    Py_ssize_t at = 0;
+    int64_t before;
+    if (read_level(PyList_GetItem(levels, i), &level) < 0 || set((Ladder *)object, level, &at, &before) < 0) return NULL;
+  }
+  Py_RETURN_NONE;
+}
+
+static PyObject *ladder_replace(PyObject *object, PyObject *levels) {
+  Ladder *self = (Ladder *)object, fresh = {.count = 0};
+  if (!PyList_CheckExact(levels)) return PyErr_Format(PyExc_TypeError, "levels are no list");
+  if (make_room(&fresh, PyList_Size(levels)) < 0) return NULL;
+  for (Py_ssize_t i = 0; i < PyList_Size(levels); i++) {
+    Level *level = fresh.room + fresh.begin + fresh.count;
+    if (read_level(PyList_GetItem(levels, i), level) < 0) goto failed;
+    if (!level->lots) continue;
+    if (fresh.count && level[-1].ticks >= level->ticks) {
+      PyErr_SetString(PyExc_ValueError, "prices do not ascend");
+      goto failed;
+    }
+    fresh.count++;
+  }
+  PyMem_Free(self->room);
+  self->room = fresh.room;
+  self->size = fresh.size;
+  self->begin = fresh.begin;
+  self->count = fresh.count;
+  Py_RETURN_NONE;
+failed:
+  PyMem_Free(fresh.room);
+  return NULL;
+}
+
+static PyObject *ladder_part(PyObject *object, PyObject *args) {
+  Ladder *self = (Ladder *)object;
+  Py_ssize_t start, stop;
+  if (!PyArg_ParseTuple(args, "nn", &start, &stop)) return NULL;
+  if (start < 0 || stop > self->count) return PyErr_Format(PyExc_IndexError, "there are %zd levels", self->count);
+  return list_of(self->room + self->begin + start, stop > start ? stop - start : 0);
+}
+
+static PyObject *ladder_levels(PyObject *object, PyObject *unused) {
+  Ladder *self = (Ladder *)object;
+  (void)unused;
+  return list_of(self->room + self->begin, self->count);
+}
+
+static PyObject *ladder_end(PyObject *object, void *highest) {
+  Ladder *self = (Ladder *)object;
+  if (!self->count) Py_RETURN_NONE;
+  return PyLong_FromLongLong(self->room[self->begin + (highest ? self->count - 1 : 0)].ticks);
+}
+
+static Py_ssize_t ladder_count(PyObject *object) { return ((Ladder *)object)->count; }
+
+static void ladder_dealloc(PyObject *object) {
+  PyTypeObject *type = Py_TYPE(object);
+  PyMem_Free(((Ladder *)object)->room);
+  ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+  Py_DECREF(type);
+}
+
+static PyMethodDef ladder_methods[] = {
+  {"merge", ladder_merge, METH_VARARGS, NULL},
+  {"apply", ladder_apply, METH_O, NULL},
+  {"replace", ladder_replace, METH_O, NULL},
+  {"part", ladder_part, METH_VARARGS, NULL},
+  {"levels", ladder_levels, METH_NOARGS, NULL},
+  {NULL, NULL, 0, NULL},
+};
+static PyGetSetDef ladder_ends[] = {
+  {"lowest", ladder_end, NULL, NULL, NULL},
+  {"highest", ladder_end, NULL, NULL, &ladder_methods}, /* any address */
+  {NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot ladder_slots[] = {
+  {Py_tp_doc, "See `ingest.book.Ladder`."},
+  {Py_tp_dealloc, ladder_dealloc},
+  {Py_tp_methods, ladder_methods},
+  {Py_tp_getset, ladder_ends},
+  {Py_sq_length, ladder_count},
+  {0, NULL},
+};
+static PyType_Spec ladder_spec = {"ingest.native.Ladder", sizeof(Ladder), 0, Py_TPFLAGS_DEFAULT, ladder_slots};
 
 static PyMethodDef methods[] = {
   {"are_plain", are_plain, METH_O, "Whether `ingest.mappers.fields.levels` has nothing to say against these levels."},
   {"convert", convert, METH_VARARGS, "`ingest.scaling.Scaler._side`, or None where it must be asked itself."},
-  {"merge", merge, METH_VARARGS, "`ingest.merge.merge_each`."},
   {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "native", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit_native(void) {
-  lots_name = PyUnicode_InternFromString("lots");
-  prices_name = PyUnicode_InternFromString("prices");
-  return lots_name && prices_name ? PyModule_Create(&definition) : NULL;
+  PyObject *module = PyModule_Create(&definition), *type = module ? PyType_FromSpec(&ladder_spec) : NULL;
+  if (!type || PyModule_AddObjectRef(module, "Ladder", type) < 0) Py_CLEAR(module);
+  Py_XDECREF(type);
+  return module;
 }

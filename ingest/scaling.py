@@ -141,14 +141,16 @@ class Scaler:
         """Exactly, or `PrecisionError` (a finer scale is needed) or `MapError`."""
         bids: Levels = []
         asks: Levels = []
-        if texts.books:
-            bids = self._side([book.bids for book in texts.books])
-            asks = self._side([book.asks for book in texts.books])
+        books = texts.books
+        if len(books) == 1:
+            bids, asks = self._side(books[0].bids), self._side(books[0].asks)
+        elif books:
+            bids = self._side([level for book in books for level in book.bids])
+            asks = self._side([level for book in books for level in book.asks])
         quote = self._best(texts.quote.bid) + self._best(texts.quote.ask) if texts.quote else None
         return Numbers(bids, asks, quote, self._trades(texts.trades) if texts.trades else [])
 
-    def _side(self, parts: list[Sequence[TextLevel]]) -> Levels:
-        levels = parts[0] if len(parts) == 1 else [level for part in parts for level in part]
+    def _side(self, levels: Sequence[TextLevel]) -> Levels:
         if convert is not None:
             scale = self.scale
             converted = convert(levels, scale.price_exponent, scale.size_exponent, self.trims)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ingest import merge, scaling
+from ingest import book, scaling
 from ingest.mappers import fields
 from tests.support.native import native
 
@@ -16,5 +16,5 @@ def loops(request: pytest.FixtureRequest) -> Iterator[None]:
         module = native("ingest.native") if request.param == "native" else None
         patch.setattr(fields, "are_plain", module and module.are_plain)
         patch.setattr(scaling, "convert", module and module.convert)
-        patch.setattr(merge, "merge_all", module.merge if module else merge.merge_each)
+        patch.setattr(book, "new_ladder", module.Ladder if module else book.PlainLadder)
         yield

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest import book
 from ingest.merge import merge
 from protos.book import Book, BookSide
 from protos.messages import Levels
@@ -13,8 +14,8 @@ pytestmark = pytest.mark.usefixtures("loops")
 levels = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3)), max_size=12)
 
 
-def side_of(contents: Levels) -> BookSide:
-    side = BookSide()
+def side_of(contents: Levels) -> book.Ladder:
+    side = book.new_ladder()
     side.replace(contents)
     return side
 
@@ -28,7 +29,8 @@ def test_it_is_apply_then_cut_and_what_comes_out_says_so(
     wanted.replace(before)
     if depth:
         plain.cut(depth)
-    side, reader, start = side_of(wanted.levels()), side_of(wanted.levels()), wanted.levels()
+    side, reader, start = side_of(wanted.levels()), BookSide(), wanted.levels()
+    reader.replace(start)
     wanted.apply(changes)
     if depth:
         plain.cut(depth)

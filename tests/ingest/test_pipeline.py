@@ -146,7 +146,7 @@ def test_the_largest_state_fits_a_record() -> None:
     widest, text = 10**DIGITS_MAX - 1, "0" * 63 + "1"
     largest = Instrument(FEED, SequenceRule.BINANCE_SPOT, True, None, Counts())
     for side in (largest.book.bids, largest.book.asks):  # prices as far apart as can be
-        side.replace((widest - i * 10**13, widest) for i in range(LEVELS_MAX // 2))
+        side.replace([(widest - i * 10**13, widest) for i in reversed(range(LEVELS_MAX // 2))])
     largest.book.epoch = 1
     for i in range(15):
         largest.sequence.keep(BookEvent(False, [(text, text)] * (BUFFERED_LEVELS_MAX // 15), [], first=i, last=i))
