@@ -56,16 +56,26 @@ static int texts_of(PyObject *level, PyObject **price, PyObject **size) {
   return 1;
 }
 
+/* Whether it is text that begins with a digit from `least` to 9; whether it goes on well is for `convert` to say. */
+static int begins(PyObject *text, char least) {
+  Py_ssize_t size;
+  if (!PyUnicode_CheckExact(text)) return 0;
+  const char *at = PyUnicode_AsUTF8AndSize(text, &size);
+  if (!at) PyErr_Clear(); /* a lone surrogate */
+  return at && at[0] >= least && at[0] <= '9';
+}
+
 static PyObject *are_plain(PyObject *module, PyObject *levels) {
   (void)module;
   if (!PyList_CheckExact(levels)) Py_RETURN_FALSE;
   Py_ssize_t count = PyList_Size(levels);
   for (Py_ssize_t i = 0; i < count; i++) {
     PyObject *price, *size;
-    int64_t value;
-    int decimals;
     if (!texts_of(PyList_GetItem(levels, i), &price, &size)) Py_RETURN_FALSE;
-    if (!read_plain(price, &value, &decimals) || !value || !read_plain(size, &value, &decimals)) Py_RETURN_FALSE;
+    int64_t value;
+    int decimals, below_1 = !begins(price, '1');
+    if (below_1 && (!read_plain(price, &value, &decimals) || !value)) Py_RETURN_FALSE;
+    if (!begins(size, '0')) Py_RETURN_FALSE;
   }
   Py_RETURN_TRUE;
 }

@@ -17,7 +17,7 @@ from protos.fixed import DIGITS_MAX, EXPONENT_MIN, DecimalError, split_decimal
 from protos.messages import Side
 
 are_plain: Callable[[object], bool] | None
-"""Whether they are levels of plain decimals, with prices above 0: what nobody need look at more closely."""
+"""Whether they are levels that `levels` returns without a closer look."""
 try:
     from ingest.native import are_plain
 except ImportError:
