@@ -14,6 +14,7 @@ from services.client.subscription import Subscription
 SAMPLES_MAX = 30_000
 """Latencies kept: the newest. At 1,000 updates/s that is half a minute: how it is now, not how it started."""
 _POLL_S = 0.01
+_SNAPSHOT = Flag.SNAPSHOT.value
 
 
 class Probe:
@@ -71,7 +72,7 @@ class Probe:
     def _count(self, subscription: Subscription, message: MarketMessage) -> None:
         if not isinstance(message, StatusUpdate):
             self.updates += 1
-            if not message.flags & Flag.SNAPSHOT:
+            if not message.flags & _SNAPSHOT:
                 self.latencies_ms.append((time.time_ns() - message.ts_received_ns) / 1e6)
         if self._seen is not None:
             self._seen(subscription, message)

@@ -29,7 +29,7 @@ BEHIND_NS = 1_000_000_000
 """Lateness that is worth a warning: the rate is more than this machine can do."""
 AHEAD_MAX = 1_000_000
 """Ticks made ahead at most, about 600 MB."""
-AHEAD_NS = 100_000
+AHEAD_NS = 50_000
 """Time until the first is due, for each: making one takes 25 us of an idle core."""
 GC_OBJECTS = 50_000
 """No tick holds a cycle, so looking for some every 700 objects finds none."""
