@@ -321,7 +321,7 @@ static Outcome take_varint(Span *in, uint64_t *value) {
     *value |= (uint64_t)(byte & 0x7F) << shift;
     if (byte < 0x80) return OK;
   }
-  return LEAVE; /* it ends too early, or has the tenth byte of a number that we never write */
+  return LEAVE; /* it ends too early, or has more than 63 bits, which we never write */
 }
 
 static Outcome take_fixed(Span *in, int size, uint64_t *value) {
@@ -410,7 +410,6 @@ static Outcome place_scale(PyObject *args, Py_ssize_t index, const Fields *field
   if (!has(fields, number)) return place(args, index, Py_NewRef(Py_None));
   Fields scale;
   TRY(read_fields(fields->spans[number], " vv", &scale));
-  if (scale.values[1] > UINT32_MAX || scale.values[2] > UINT32_MAX) return LEAVE;
   int64_t price = unzigzag(scale.values[1]), size = unzigzag(scale.values[2]);
   if (price < EXPONENT_MIN || price > 0 || size < EXPONENT_MIN || size > 0) return LEAVE;
   return place(args, index, PyObject_CallFunction(scale_type, "LL", (long long)price, (long long)size));
@@ -468,7 +467,7 @@ static Outcome place_trade_fields(PyObject *args, Span body) {
   TRY(read_fields(body, " vvvbv", &fields));
   const uint64_t *v = fields.values;
   int64_t ticks = unzigzag(v[1]);
-  if (ticks < -VALUE_MAX || ticks > VALUE_MAX || v[2] > (uint64_t)VALUE_MAX || v[3] >= SIDES || v[5] > INT64_MAX) return LEAVE;
+  if (ticks < -VALUE_MAX || ticks > VALUE_MAX || v[2] > (uint64_t)VALUE_MAX || v[3] >= SIDES) return LEAVE;
   Span id = fields.spans[4];
   if (id.end - id.at > TRADE_ID_MAX) return LEAVE; /* in bytes; the codec counts characters */
   PyObject *text = PyUnicode_DecodeUTF8(id.at ? (const char *)id.at : "", id.end - id.at, NULL);
@@ -515,7 +514,7 @@ static Outcome place_quote(PyObject *args, Span body) {
   TRY(place_header(args, &fields));
   for (int i = 0; i < 4; i++) {
     uint64_t value = fields.values[9 + i];
-    int64_t number = i % 2 ? (int64_t)value : unzigzag(value); /* take_varint leaves what has more than 63 bits */
+    int64_t number = i % 2 ? (int64_t)value : unzigzag(value);
     if (number < -VALUE_MAX || number > VALUE_MAX) return LEAVE;
     TRY(place_integer(args, 8 + i, number));
   }
