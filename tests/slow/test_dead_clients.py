@@ -8,12 +8,14 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from protos.messages import Channel
+from tests.support.invariants import check_latency
 from tests.support.scenario import until
 from tests.support.slow_market import Market
 from tests.support.slow_reader import Reader, Want
@@ -91,6 +93,25 @@ async def test_a_client_that_never_reads_is_bounded_closed_and_aborted(channel: 
     name = channel.name.lower()
     assert metrics[f"depthcast_lost_total{{channel={name}}}"] > 0
     assert metrics["depthcast_outbox_bytes"] == 0
+
+
+async def test_clients_that_never_read_delay_nobody() -> None:
+    """From the first unread byte until all are closed."""
+    async with Market(4, outbox_stall_ms=3_000) as market, AsyncExitStack() as stack:
+        wants = [Want(name, Channel.RAW) for name in market.names]
+        other = await stack.enter_async_context(Reader(market.port, wants))
+        await other.start()
+        other.flow(1e9)
+        market.flow(800)
+        began = time.monotonic()
+        await asyncio.sleep(1.5)
+        came = time.monotonic()
+        for _ in range(DEAD):
+            dead = await stack.enter_async_context(Reader(market.port, wants, 4096))
+            await dead.start()
+        await market.until(lambda found: closed(found) == DEAD and found["depthcast_connections"] == 1, 30)
+        check_latency(began, came, time.monotonic(), other)
+        assert other.accounts.faults == []
 
 
 @pytest.mark.faults

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from ingest.pipeline import Pipeline, TickRecord
 from protos.messages import BookUpdate, Channel, MarketMessage, QuoteUpdate, TradesUpdate
@@ -196,14 +196,21 @@ def check_counted(metrics: Mapping[str, float], market: str) -> None:
     assert read <= applied + repeated + dead, f"I6: {read} read, {applied} applied, {repeated} repeated, {dead} dead"
 
 
-def p99_s(since_s: float, until_s: float, *clients: Watcher) -> float:
+class Timed(Protocol):
+    """A client that measures."""
+
+    latencies: list[tuple[float, float]]
+    """When each update came (monotonic clock), and seconds since the feed had it."""
+
+
+def p99_s(since_s: float, until_s: float, *clients: Timed) -> float:
     """Seconds from the feed's receipt to the clients, at the 99th percentile, of what came in this time."""
     latencies = sorted(late for client in clients for at, late in client.latencies if since_s <= at < until_s)
     assert len(latencies) >= 100, f"only {len(latencies)} updates came"
     return latencies[len(latencies) * 99 // 100]
 
 
-def check_latency(began_s: float, fault_s: float, ended_s: float, *clients: Watcher) -> None:
+def check_latency(began_s: float, fault_s: float, ended_s: float, *clients: Timed) -> None:
     """I5: these clients from ``fault_s`` to ``ended_s`` against themselves before, on the monotonic clock."""
     before, during = p99_s(began_s, fault_s, *clients), p99_s(fault_s, ended_s, *clients)
     bound = P99_FACTOR * max(before, P99_FLOOR_S)

@@ -66,6 +66,8 @@ class Reader:
         self.ended = ""
         """Why there is no connection; "" while there is one."""
         self.bytes = 0
+        self.latencies: list[tuple[float, float]] = []
+        """When each update came (monotonic clock), and seconds since it was published."""
         self.local_port = 0
         self._port = port
         self._receive_buffer = receive_buffer
@@ -209,6 +211,7 @@ class Reader:
         self._newest_ns[id(it)] = message.ts_received_ns
         if have is None:
             return
+        self.latencies.append((time.monotonic(), (time.time_ns() - message.ts_received_ns) / 1e9))
         if message.epoch != have.epoch:
             accounts.faults.append(f"epoch {message.epoch} after {have.epoch}: this market has one")
         elif message.flags & Flag.CONFLATED:
