@@ -5,11 +5,13 @@ the server's accounts say the same as the clients' own, for every channel.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 
 from protos.messages import Channel, SlowPolicy
 from services.client.reconnect import Reconnect
+from tests.support.invariants import check_latency
 from tests.support.scenario import until
 from tests.support.slow_market import CHANNELS, Market
 from tests.support.slow_reader import Reader, Want
@@ -40,9 +42,11 @@ async def test_at_half_the_needed_rate_a_book_is_newest_state_within_a_second() 
         ):
             fast.flow(EVERYTHING)
             market.flow(1_200)
+            began = time.monotonic()
             await until(lambda: fast.accounts.delivered.total() > 600, "updates")
             before = fast.bytes
             await asyncio.sleep(1)
+            throttled = time.monotonic()
             for half in (slow, deep):
                 half.flow((fast.bytes - before) / 2)
             for half in (slow, deep):
@@ -52,6 +56,7 @@ async def test_at_half_the_needed_rate_a_book_is_newest_state_within_a_second() 
             while len(lags) < 120:
                 await asyncio.sleep(0.05)
                 lags += [(fast.newest_ns() - half.newest_ns()) / 1e9 for half in (slow, deep)]
+            check_latency(began, throttled, time.monotonic(), fast)
             market.flow(0)
             for half in (slow, deep):
                 half.flow(EVERYTHING)
