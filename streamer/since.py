@@ -32,8 +32,8 @@ class Ring:
 
     def add(self, seq: int, bids: Iterable[Level], asks: Iterable[Level]) -> None:
         """An update to ``seq``, larger than all before, touched these levels."""
-        self._bids.extend([price for price, _ in bids])
-        self._asks.extend([price for price, _ in asks])
+        self._bids.fromlist([price for price, _ in bids])
+        self._asks.fromlist([price for price, _ in asks])
         self._seqs.append(seq)
         self._bid_ends.append(len(self._bids))
         self._ask_ends.append(len(self._asks))
