@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -42,11 +42,12 @@ class _Batch:
 class _Lane:
     """One partition: batches that wait, and the task that sends them one after the other while there are any."""
 
-    __slots__ = ("acked", "batches", "partition", "pump", "topic")
+    __slots__ = ("acked", "batches", "newest", "partition", "pump", "topic")
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic, self.partition = topic, partition
         self.batches: deque[_Batch] = deque()
+        self.newest: _Batch | None = None  # waits, is on its way, or has come
         self.pump: asyncio.Task[None] | None = None
         self.acked: int | None = None
 
@@ -93,6 +94,15 @@ class Producer:
         lane = self._lanes.get((topic, partition))
         return lane.acked if lane else None
 
+    def end(self, topic: str, partition: int) -> Callable[[], int | None]:
+        """What tells, after a ``flush()``, the offset after all that this producer has sent there until now; None when
+        that was nothing."""
+        lane = self._lanes.get((topic, partition))
+        if lane is None or lane.newest is None:
+            return lambda: None
+        first, count = lane.newest.first, lane.newest.count
+        return lambda: first.result() + count
+
     def send(
         self,
         topic: str,
@@ -135,13 +145,14 @@ class Producer:
         self._check()
 
     async def flush(self) -> None:
-        """Wait until everything sent so far is acknowledged. While Kafka is away this waits: nothing ever expires.
+        """Wait until everything sent so far is acknowledged; not for what is sent meanwhile. While Kafka is away this
+        waits: nothing ever expires.
 
         Raises:
             DeliveryError: A record was not written.
         """
-        while pumps := [lane.pump for lane in self._lanes.values() if lane.pump]:
-            await asyncio.wait(pumps)
+        if sent := {lane.newest.first for lane in self._lanes.values() if lane.newest and not lane.newest.first.done()}:
+            await asyncio.wait(sent)
         self._check()
 
     async def stop(self) -> None:
@@ -195,7 +206,7 @@ class Producer:
         return batch
 
     def _new_batch(self, lane: _Lane) -> _Batch:
-        batch = _Batch(self._producer.create_batch())
+        batch = lane.newest = _Batch(self._producer.create_batch())
         lane.batches.append(batch)
         return batch
 

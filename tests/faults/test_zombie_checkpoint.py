@@ -1,16 +1,15 @@
 """A worker that stands still inside its checkpoint, after it was told that its partitions are its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from ingest.pipeline import Pipeline
 from protos.records import decode_checkpoint, decode_state
 from protos.topics import Topics, checkpoint_key
 from services.config import Settings
-from services.ingest import Worker
+from services.ingest import Cut, Worker
 from services.metrics import Metrics
 from tests.support.brokers import TestBroker
 from tests.support.captures import Tick, ticks_of
@@ -29,7 +28,7 @@ class Sleeper(Worker):
         self.asleep, self.wake, self.late = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.tired = False
 
-    async def _owns(self, partitions: Mapping[int, Pipeline]) -> bool:
+    async def _owns(self, partitions: Iterable[int]) -> bool:
         ours = await super()._owns(partitions)
         if self.wake.is_set():
             return False  # from then on the group tells it
@@ -38,8 +37,8 @@ class Sleeper(Worker):
             await self.wake.wait()
         return ours
 
-    async def checkpoint(self) -> None:
-        await super().checkpoint()
+    async def _write_checkpoint(self, cuts: dict[int, Cut]) -> None:
+        await super()._write_checkpoint(cuts)
         if self.wake.is_set():
             self.late.set()
 

@@ -58,6 +58,30 @@ class TestContract:
             assert [r.offset for r in mine] == list(range(3_000))
             assert [r.value for r in mine] == [b"%07d" % i * 40 for i in range(partition, 6_000, 2)]
 
+    async def test_flush_does_not_wait_for_what_is_sent_meanwhile(self, broker: TestBroker) -> None:
+        topic = await broker.topic(partitions=1)
+        async with producer_of(broker.settings) as producer:
+            assert producer.end(topic, 0)() is None
+            total = 0
+            for _ in range(3):
+                for i in range(100):
+                    producer.send(topic, 0, b"key", b"%d" % i)
+                end = producer.end(topic, 0)
+                flushing = asyncio.create_task(producer.flush())
+                sent = 0
+                while not flushing.done():
+                    producer.send(topic, 0, b"key", b"meanwhile")
+                    sent += 1
+                    await asyncio.sleep(0)
+                await flushing
+                total += 100
+                assert end() == total
+                total += sent
+                assert (producer.acked(topic, 0) or 0) + 1 < total
+            assert producer.buffered_bytes > 0
+            await producer.flush()
+            assert producer.buffered_bytes == 0
+
     async def test_large_records(self, broker: TestBroker) -> None:
         topic = await broker.topic(max_message_bytes=str(RECORD_BYTES_MAX + 1_000))
         largest = bytes(RECORD_BYTES_MAX - 3)
