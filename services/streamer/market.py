@@ -28,7 +28,7 @@ POLL_MS = 200
 """How long a poll waits for records. Silence is noticed between polls."""
 RECORDS_MAX = 2_000
 """Records per poll."""
-SLICE_S = 0.004
+SLICE_S = 0.002
 """Seconds of applying before the event loop, and with it the flush, gets its turn."""
 STEP = 16
 """Records between two looks at the clock: some 0.1 ms."""
