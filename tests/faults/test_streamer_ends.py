@@ -72,7 +72,7 @@ async def test_clients_of_a_killed_streamer_resume_on_another(kafka_server: Real
     async with scene(kafka_server.bootstrap, rate_per_s=150) as it:
         assert await it.stack.streamer.stop() == 0
         dying = await streamer(it, ALL_AT_ONCE)
-        crowd = Crowd(it.stack.url, wanted(it), CLIENTS)
+        crowd = Crowd(it.stack.url, wanted(it), CLIENTS, nice=10)
         streams: list[Wanted] = [(name, *STREAMS[0]) for name in it.feed.instruments]
         watchers = [Watcher(it.stack.url, streams) for _ in range(WATCHERS)]
         await crowd.start()

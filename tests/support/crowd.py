@@ -14,8 +14,6 @@ from tests.support.witness import View, top_of
 PROCESSES = 2
 ARRIVALS_PER_S = 400
 """Of each process in the beginning, when nobody tests how they come."""
-NICE = 10
-"""A crowd has machines of its own; where it shares that of the streamer it comes to, that goes first."""
 _context = multiprocessing.get_context("forkserver")
 _CONNECTED_S = 60.0
 
@@ -39,15 +37,17 @@ class Crowd:
 
     Args:
         wanted: Each client subscribes to one of these, in turn.
+        nice: A crowd has machines of its own: where it shares that of the streamer it comes to, 10 lets that go first.
+            But then it sees late what happens to it.
     """
 
-    def __init__(self, url: str, wanted: list[Wanted], size: int) -> None:
+    def __init__(self, url: str, wanted: list[Wanted], size: int, nice: int = 0) -> None:
         self.size = size
         self._parts: list[tuple[multiprocessing.context.ForkServerProcess, Connection]] = []
         for part in range(PROCESSES):
             ours, theirs = _context.Pipe()
             numbers = range(part, size, PROCESSES)
-            process = _context.Process(target=_run, args=(theirs, url, wanted, numbers), daemon=True)
+            process = _context.Process(target=_run, args=(theirs, url, wanted, numbers, nice), daemon=True)
             self._parts.append((process, ours))
 
     async def start(self) -> None:
@@ -76,8 +76,8 @@ class Crowd:
         return answers
 
 
-def _run(pipe: Connection, url: str, wanted: list[Wanted], numbers: range) -> None:
-    os.nice(NICE)
+def _run(pipe: Connection, url: str, wanted: list[Wanted], numbers: range, nice: int) -> None:
+    os.nice(nice)
     asyncio.run(_answer(pipe, url, wanted, numbers))
 
 
