@@ -252,7 +252,7 @@ class Metrics:
         self.slow_clients = self._sampled("slow_clients", "Connections above the soft mark.")
         self.outbox_bytes = self._sampled("outbox_bytes", "Bytes waiting for clients.")
         self.flush_duration = self._latency(
-            "flush_duration_seconds", "CPU seconds that a slice of clients took to write to."
+            "flush_duration_seconds", "CPU seconds of a round, in which each client that waits is written to."
         )
         self.publish_to_send = self._latency(
             "publish_to_send_seconds", "Seconds from an update's Kafka timestamp to its write to a client."

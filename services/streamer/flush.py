@@ -43,6 +43,8 @@ class Flusher:
         self._awake = False
         self._waiter: asyncio.Future[None] | None = None
         self._round_s = 0.0  # from one write to a client to the next, as the load decides it
+        self._round_busy_s = 0.0
+        self._round_ends = 0  # when so many are served
         self._served = 0  # clients, since the start
         self._samples: list[tuple[int, int]] = []
         self._sent: deque[tuple[int, list[tuple[int, int]]]] = deque()  # samples, and of `_served` when all have them
@@ -99,8 +101,11 @@ class Flusher:
     def _measure(self, served: int, busy_s: float) -> None:
         """An update has come when the last who waited for it has been written to."""
         metrics = self._metrics
-        metrics.flush_duration.observe(busy_s)
         self._served += served
+        self._round_busy_s += busy_s
+        if self._served >= self._round_ends:
+            metrics.flush_duration.observe(self._round_busy_s)
+            self._round_busy_s, self._round_ends = 0.0, self._served + self._hub.waiting
         if self._samples:
             if served or self._hub.waiting:
                 self._sent.append((self._served + self._hub.waiting, self._samples))
