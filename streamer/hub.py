@@ -282,7 +282,7 @@ class Hub:
 
         Returns:
             Outboxes with something new to take, who waits longest first; and those that were closed now (`close_code`
-            is set). Who left something is returned again when there is more, and from time to time.
+            is set). Who left something is returned again when there is more: the shell knows when its socket has room.
         """
         fanout = self._fanout
         fanout.now_ns = now_ns
@@ -307,11 +307,13 @@ class Hub:
         if now_ns - self._sweep_ns >= _SWEEP_MS * MS:
             self._sweep_ns = now_ns
             judged = list(backlog)
-            flushed += backlog.difference(flushed)
+        here = set(flushed)
         for outbox in judged:
             if outbox.close_code is None and outbox.settle(now_ns) is Offer.OVERFLOW:
                 self.counters.overflows += 1
                 self._abandon(outbox, CloseCode.SLOW_CONSUMER)
+                if outbox not in here:
+                    flushed.append(outbox)
 
     def gather(self, outboxes: Iterable[Outbox]) -> Batch:
         """Who can be written to at once, with what. The shell empties the queues and adds to ``counters.delivered``."""

@@ -17,7 +17,7 @@ class Limits:
 
     # `raw` and `trades` may not be merged, so they wait up to this before 4008. With the objects around small updates
     # and the kernel's buffers a client that never reads costs at most 256 KiB (tests/slow/test_dead_clients.py).
-    outbox_hard_bytes: int = 128 * 1024
+    outbox_hard_bytes: int = 112 * 1024
 
     # Longer than a garbage collection or a Wi-Fi handover, shorter than anyone would look at a frozen price.
     outbox_stall_ms: int = 10_000

@@ -24,6 +24,7 @@ BACKLOG_S = 0.1
 POLL_PAUSE = 0.25
 """Of a round. A fetch costs as much as ten updates, whatever it brings."""
 POLL_PAUSE_FROM_S = 0.005
+POLL_PAUSE_MAX_S = 0.02
 LATE_S = 0.002
 """What a turn comes too late by is made up for, as far as this: the event loop rounds each wait up to a millisecond."""
 SAMPLES_MAX = 2
@@ -63,7 +64,7 @@ class Flusher:
     @property
     def poll_pause_s(self) -> float:
         """How long who feeds us should wait between two polls: under load, little of that misses a write."""
-        return self._round_s * POLL_PAUSE if self._round_s > POLL_PAUSE_FROM_S else 0.0
+        return min(self._round_s * POLL_PAUSE, POLL_PAUSE_MAX_S) if self._round_s > POLL_PAUSE_FROM_S else 0.0
 
     async def run(self, clients: Clients) -> None:
         """Flush for ever."""

@@ -122,13 +122,15 @@ def test_who_leaves_something_costs_little_until_there_is_more(world: World) -> 
     outbox = world.join(RAW)
     world.apply(world.maker.delta())
     assert world.hub.flush(200 * MS) == [outbox]
-    assert world.hub.flush(201 * MS) == [outbox]
+    assert world.hub.flush(201 * MS) == []
     assert outbox.stalled_ns == 201 * MS
     assert world.hub.flush(202 * MS) == []
     world.apply(world.maker.delta())
     assert world.hub.flush(203 * MS) == [outbox]
     assert world.hub.flush(300 * MS) == []
-    assert world.hub.flush(301 * MS) == [outbox]
+    assert world.hub.flush(301 * MS) == []
+    assert world.hub.flush(12_000 * MS) == [outbox]
+    assert outbox.close_code is CloseCode.SLOW_CONSUMER
 
 
 def test_a_digest_goes_with_an_update_or_alone_when_none_comes(maker: Callable[..., Any], codec: Codec) -> None:
