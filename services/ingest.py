@@ -3,7 +3,8 @@
 Effectively once, without transactions: outputs are a function of the ticks log and named by it, so a worker that dies
 anywhere is replaced by one that starts at the last checkpoint and writes *identical* records; readers drop what they
 have. The order of a checkpoint is what makes it one: market flushed, states, checkpoint, and last the group's offset,
-which nothing relies on. It is of one moment, and written while ticks go on: to wait for it made nearly all of the p99.
+which nothing relies on. It is of one moment, and written while ticks go on: to wait for it was a pause
+of 30 ms.
 """
 
 import asyncio
