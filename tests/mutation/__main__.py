@@ -2,12 +2,15 @@
 
 Each mutant is the module with one operator, number or branch changed; a mutant that all tests let pass is a survivor.
 Prints the table of CONTRIBUTING.md, and each survivor that `equivalent` does not explain; fails if there is one.
-Works on a copy: the checkout is never changed. Takes half an hour on one core; `--seconds` bounds it.
+Works on a copy: the checkout is never changed. Takes most of an hour on one core; `--seconds` bounds it, and the next
+run in the same `--folder` goes on where it stopped.
 """
 
 import argparse
+import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +48,7 @@ def copy_to(folder: Path) -> None:
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         else:
             shutil.copy(source, folder / name)
@@ -52,7 +56,8 @@ def copy_to(folder: Path) -> None:
 
 def run(module: str, folder: Path, until: float) -> Path:
     """Returns the session's file. What there was no time for is left open in it."""
-    config, session = folder / f"{Path(module).stem}.toml", folder / f"{Path(module).stem}.sqlite"
+    version = hashlib.sha256((ROOT / module).read_bytes()).hexdigest()[:8]  # a changed module has other mutants
+    config, session = (folder / f"{Path(module).stem}-{version}.{kind}" for kind in ("toml", "sqlite"))
     tests = TESTS[module]
     conftest = Path(tests[0]).parent  # without the brokers of tests/conftest.py, which take a second to import
     config.write_text(
@@ -68,13 +73,16 @@ def run(module: str, folder: Path, until: float) -> Path:
     )
     tools = Path(sys.executable).parent
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    for command in (["cosmic-ray", "init", config, session], ["cr-filter-operators", session, config]):
-        subprocess.run([tools / command[0], *command[1:]], cwd=folder, check=True, capture_output=True)
-    execute = subprocess.Popen([tools / "cosmic-ray", "exec", config, session], cwd=folder, env=environment)
+    if not session.exists():
+        for command in (["cosmic-ray", "init", config, session], ["cr-filter-operators", session, config]):
+            subprocess.run([tools / command[0], *command[1:]], cwd=folder, check=True, capture_output=True)
+    execute = subprocess.Popen(
+        [tools / "cosmic-ray", "exec", config, session], cwd=folder, env=environment, start_new_session=True
+    )
     try:
         execute.wait(max(1, until - time.monotonic()))
     except subprocess.TimeoutExpired:
-        execute.terminate()
+        os.killpg(execute.pid, signal.SIGKILL)  # the tests of the mutant with it
         execute.wait()
     shutil.copy(ROOT / module, folder / module)
     return session
@@ -113,15 +121,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
     parser.add_argument("--seconds", type=float, default=3_600, help="in all; what is not reached is counted")
     parser.add_argument("modules", nargs="*", default=list(TESTS), metavar="module")
+    parser.add_argument("--folder", type=Path, help="to work in, and to go on in; without it, one that is removed")
     given = parser.parse_args()
     until = time.monotonic() + given.seconds
     rows, unexplained = [], []
-    with tempfile.TemporaryDirectory(prefix="depthcast-mutation-") as name:
-        copy_to(Path(name))
+    os.nice(10)
+    with tempfile.TemporaryDirectory(prefix="depthcast-mutation-") as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        copy_to(folder)
         for i, module in enumerate(given.modules):
             now = time.monotonic()
             share = now + (until - now) / (len(given.modules) - i)
-            row, survivors = report(module, run(module, Path(name), share))
+            row, survivors = report(module, run(module, folder, share))
             rows.append(row)
             unexplained += survivors
     print("| module | mutants | killed | equivalent | survived | not reached |\n|---|---|---|---|---|---|")
