@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,17 @@ class Server:
     """One ASGI application on one listening socket.
 
     Args:
+        tls_timeout_s: For a peer's TLS handshake, before which no protocol of ours knows of it; asyncio's own is 60 s.
         options: Further settings of `uvicorn.Config`.
     """
 
-    def __init__(self, app: Any, listener: socket.socket, **options: Any) -> None:  # noqa: ANN401 - uvicorn's types
+    def __init__(
+        self,
+        app: Any,  # noqa: ANN401 - uvicorn's types
+        listener: socket.socket,
+        tls_timeout_s: float = 10.0,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
         defaults: dict[str, Any] = {"ws": "none", "http": "httptools", "timeout_keep_alive": 5}
         self._config = uvicorn.Config(
             app,
@@ -106,14 +114,30 @@ class Server:
         )
         self._server = uvicorn.Server(self._config)
         self._listener = listener
+        self._tls_timeout_s = tls_timeout_s
         self.port: int = listener.getsockname()[1]
         self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Accept connections from now on."""
-        self._config.load()
-        self._server.lifespan = self._config.lifespan_class(self._config)
-        await self._server.startup(sockets=[self._listener])
+        config, server = self._config, self._server
+        config.load()
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[])  # it would open ours without a deadline for TLS
+        protocol = partial(
+            config.http_protocol_class,  # type: ignore[call-arg]  # as in uvicorn itself
+            config=config,
+            server_state=server.server_state,
+            app_state=server.lifespan.state,
+        )
+        listening = await asyncio.get_running_loop().create_server(
+            protocol,
+            sock=self._listener,
+            backlog=BACKLOG,
+            ssl=config.ssl,
+            ssl_handshake_timeout=self._tls_timeout_s if config.ssl else None,
+        )
+        server.servers.append(listening)
         self._loop = asyncio.create_task(self._server.main_loop(), name="uvicorn")
 
     def stop_accepting(self) -> None:

@@ -45,6 +45,7 @@ class Endpoint:
         self._server = Server(
             create_api(hub, self.clients.why_not_ready, self.gate, Exchange(settings)),
             stream_listener(settings),
+            tls_timeout_s=settings.request_timeout_ms / 1e3,
             http=partial(StreamHttpProtocol, self.clients, Lobby()),
             ws=Connection,
             **tls_options(settings.ssl_certfile, settings.ssl_keyfile),

@@ -123,6 +123,20 @@ async def test_drain_warns_and_closes(files: dict[str, Path], trusting: ssl.SSLC
         await rig.settle()
 
 
+HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("started", [b"", HELLO], ids=["nothing", "half a hello"])
+async def test_a_tls_handshake_that_does_not_come_to_an_end_is_cut_off_in_time(
+    files: dict[str, Path], started: bytes
+) -> None:
+    async with running(request_timeout_ms=300, **files) as rig:
+        raw = await Raw.connect(rig)
+        raw.writer.write(started)
+        assert await raw.end() == b""
+
+
 async def test_plain_text_on_a_tls_port_is_refused(files: dict[str, Path]) -> None:
     async with running(**files) as rig:
         raw = await Raw.connect(rig)
