@@ -23,8 +23,8 @@ LATENCY_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
 """Seconds, 100 us to 2.5 s: below is noise of the clock, above is an outage and not a latency."""
 
 LIMITS = (
-    *("sockets", "connections", "connections_per_address", "handshake_rate", "connection_age"),
-    *("head_size", "body_size", "request_timeout"),
+    *("sockets", "connections", "connections_per_address", "connections_per_token", "handshake_rate"),
+    *("connection_age", "head_size", "body_size", "request_timeout"),
     *("command_size", "command_rate", "subscriptions", "controls", "fragments"),
 )
 """What a client can run into, by the setting that says how far it may go."""

@@ -64,6 +64,7 @@ def admit(gate: Gate, verdict: Access | Refusal) -> Access | Denied:
     if isinstance(verdict, Access) and gate.presence.full(verdict):
         verdict = Refusal(CloseCode.TOO_MANY, "too many connections of your token's subject")
         gate.metrics.auth.labels("too_many").inc()
+        gate.metrics.limited["connections_per_token"].inc()
     return Denied(STATUSES[verdict.code], verdict.text) if isinstance(verdict, Refusal) else verdict
 
 

@@ -328,6 +328,7 @@ class Connection(asyncio.Protocol):
 
     def turn_away(self) -> None:
         """Its subject has more connections than it may."""
+        self._clients.limited("connections_per_token")
         self.close(CloseCode.TOO_MANY, "too many connections of your token's subject")
 
     def kept(self) -> str:

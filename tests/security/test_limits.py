@@ -25,11 +25,31 @@ from protos.messages import (
 from services.config import Settings
 from services.metrics import LIMITS
 from services.streamer.admission import RETRY_AFTER_MAX_S, SOCKETS_SPARE, Admission, site
+from tests.support.accounts import SETTINGS, token
 from tests.support.endpoint import BTC, PROTO, Raw, Rig, client, masked, request, running, upgraded
+from tests.support.guests import guest, show
 
 pytestmark = pytest.mark.security
 
 GET = b"GET /v1/instruments HTTP/1.1\r\nhost: x\r\n"
+
+
+SETTING_OF = {
+    "sockets": "connections_max",
+    "connections": "connections_max",
+    "connections_per_address": "connections_per_address_max",
+    "connections_per_token": "connections_per_token_max",
+    "handshake_rate": "handshakes_per_s",
+    "connection_age": "connection_age_max_ms",
+    "head_size": "head_bytes_max",
+    "body_size": "body_bytes_max",
+    "request_timeout": "request_timeout_ms",
+    "command_size": "command_bytes_max",
+    "command_rate": "commands_per_s",
+    "subscriptions": "subscriptions_max",
+    "controls": "controls_max",
+    "fragments": "fragments_max",
+}
 
 
 def limited(rig: Rig) -> dict[str, float]:
@@ -74,6 +94,16 @@ async def test_connections_of_the_whole_process() -> None:
         await upgraded(rig)
         assert await status_of(rig, request()) == 503
         assert limited(rig) == {"connections": 1}
+
+
+async def test_connections_of_one_token() -> None:
+    async with running(connections_per_token_max=1, **SETTINGS) as rig, guest(rig, token()):
+        assert await status_of(rig, request(authorization=f"Bearer {token()}")) == 429
+        assert limited(rig) == {"connections_per_token": 1}
+        async with guest(rig) as late:  # it is in before it says who it is
+            await show(late, token())
+            assert (await late.end())[0] == CloseCode.TOO_MANY
+        assert limited(rig) == {"connections_per_token": 2}
 
 
 async def test_handshakes_per_second() -> None:
@@ -347,6 +377,8 @@ async def test_ages_differ_by_up_to_a_tenth() -> None:
         assert 980 < max(ages_s) <= 1_001
 
 
-def test_each_limit_has_a_test_here() -> None:
+def test_each_limit_has_a_setting_with_a_default_and_a_test_here() -> None:
+    assert SETTING_OF.keys() == set(LIMITS)
+    assert [setting for setting in SETTING_OF.values() if Settings.model_fields[setting].is_required()] == []
     source = Path(__file__).read_text()
     assert [limit for limit in LIMITS if f'{{"{limit}"' not in source and f'"{limit}")' not in source] == []
