@@ -51,6 +51,8 @@ REFRESH_S = 0.1
 RATE_WINDOW_S = 5.0
 ONCE_TIMEOUT_S = 10.0
 BAR_CELLS = 18
+LINES_BESIDE = 7
+"""Of a screen, beside its levels: title, heads, market, and two each for health and connection, which may wrap."""
 _SHOW = "show a token or an API key with --token or DEPTHCAST_TOKEN"
 _JSON = CODECS["depthcast.v1.json"]
 _STATE_STYLE = {
@@ -225,12 +227,9 @@ class View:
             self._arrivals.popleft()
         return len(self._arrivals) / RATE_WINDOW_S
 
-    def render(self, now_ns: int, rows: int) -> RenderableType:
-        """The whole screen.
-
-        Args:
-            rows: Levels that fit.
-        """
+    def render(self, now_ns: int, height: int) -> RenderableType:
+        """The whole screen, on a terminal with so many lines."""
+        rows = max(1, height - LINES_BESIDE)
         depth = min(self.depth or rows, rows)
         bids, asks = self.book.book.top(depth)
         return Group(
@@ -326,5 +325,5 @@ async def _show(client: Client, view: View, console: Console) -> None:
 
 async def _paint(live: Live, view: View, console: Console) -> None:
     while True:
-        live.update(view.render(time.time_ns(), max(1, console.size.height - 6)), refresh=True)
+        live.update(view.render(time.time_ns(), console.size.height), refresh=True)
         await asyncio.sleep(REFRESH_S)

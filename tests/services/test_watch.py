@@ -147,10 +147,10 @@ class Terminal:
         update.bids, update.asks = bids, [(ask, 10_000)]
         self.push(now_ns, update)
 
-    def screen(self, now_ns: int) -> str:
-        console = Console(width=100, height=40, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    def screen(self, now_ns: int, width: int = 100, height: int = 40) -> str:
+        console = Console(width=width, height=height, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
         with console.file:
-            console.print(self.view.render(now_ns, 20))
+            console.print(self.view.render(now_ns, height))
         return console.export_text()
 
 
@@ -184,6 +184,19 @@ def test_the_screen_of_a_book_that_is_not_live() -> None:
     terminal.view.take(Disconnected("connection lost", 3_000), 100 * S)
     assert "connection lost, reconnecting in 3 s" in terminal.screen(100 * S)
     assert "connection lost, reconnecting in 1 s" in terminal.screen(102 * S)
+
+
+def test_a_full_screen_of_80_columns_says_when_it_reconnects() -> None:
+    terminal = Terminal()
+    levels = [(ticks, 10_000) for ticks in range(10_000, 10_050)]
+    update = BookUpdate(1, 1, 5, 0, Flag.SNAPSHOT, ts_received_ns=90 * S, bids=levels, scale=SCALE)
+    terminal.push(99 * S, update)
+    terminal.push(99 * S, TradesUpdate(2, 1, 6, 0, 0, trades=[Trade(10_002, 15_000, Side.BUY)]))
+    refused = "cannot connect to ws://127.0.0.1:40485/v1/stream: nothing listens there"
+    terminal.view.take(Disconnected(refused, 3_000), 100 * S)
+    screen = terminal.screen(100 * S, width=80, height=24).splitlines()
+    assert len(screen) <= 24, "the rest is cut off"
+    assert "".join(screen).endswith("reconnecting in 3 s")
 
 
 def test_honest_about_clocks_crossed_books_and_failed_digests() -> None:
