@@ -80,6 +80,9 @@ def of(broker: TestBroker, changes: Mapping[str, str] = MappingProxyType({})) ->
         ("ingest",),
         ("streamer",),
         ("feed", "simulate"),
+        REPLAY,
+        ("topics", "create"),
+        ("topics", "describe"),
         ("dev", "--kafka", "KAFKA", "--seconds", "5"),
         (*VERIFY, "--kafka", "KAFKA"),
     ],
@@ -112,7 +115,11 @@ def test_describe_shows_which_topics_are_missing(broker: TestBroker) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", [("streamer",), ("feed", "simulate"), ("topics", "create")], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [("ingest",), ("streamer",), ("feed", "simulate"), REPLAY, ("topics", "create"), ("topics", "describe")],
+    ids=lambda command: " ".join(command[:2]),
+)
 async def test_wrong_partition_counts(command: tuple[str, ...], broker: TestBroker) -> None:
     await broker.create(topic_specs(broker.settings))
     line = complaint(*command, settings=of(broker, {"PARTITIONS": "5"}))
