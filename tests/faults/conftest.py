@@ -5,8 +5,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.cluster import Cluster
+from tests.support.invariants import Invariants
 from tests.support.kafka_server import missing
 from tests.support.needs import need
+
+
+@pytest.fixture(autouse=True)
+def _checked() -> Iterator[None]:
+    """No test of a fault without the checker."""
+    before = Invariants.held
+    yield
+    assert Invariants.held > before, "nobody asked whether the invariants hold"
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ import pytest
 
 from loadtest.compiler import compile_c
 from protos.messages import NoticeCode
-from services.stack import Child, Stack, free_port
-from tests.support.invariants import STREAMS, Scene, check_latency, scene
+from services.stack import Child, free_port
+from tests.support.invariants import STREAMS, Scene, check_latency, check_p99, p99_s, scene
 from tests.support.kafka_server import RealBroker
 from tests.support.needs import need_compiler
 from tests.support.scenario import Wanted, Watcher, until
@@ -71,23 +71,26 @@ def read_only(probe: Path) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def logging_to(it: Scene, command: str, stderr: int, *prefix: str) -> AsyncIterator[Child]:
-    """One more process of the stack, whose log goes to a file descriptor of ours, with everything logged."""
-    child = await spawn_with(it.stack, command, stderr, *prefix)
+async def logging_to(it: Scene, command: str, stderr: int, *prefix: str) -> AsyncIterator[tuple[Child, Watcher]]:
+    """One more process of the stack, whose log goes to a file descriptor of ours, with everything logged; and a client
+    whose updates go through it."""
+    stack, port = it.stack, free_port() if command == "streamer" else it.stack.settings.http_port
+    changed = {"DEPTHCAST_LOG_LEVEL": "debug", "DEPTHCAST_HTTP_PORT": str(port)}
+    child = Child(command, {**stack.environment, **changed}, free_port(), stack.directory / "unused.log")
+    child.process = await asyncio.create_subprocess_exec(
+        *(*prefix, sys.executable, "-m", "services", command),
+        env={**os.environ, **child._environment},
+        stdout=stderr,
+        stderr=stderr,
+    )
+    wanted: list[Wanted] = [(name, *stream) for name in it.feed.instruments for stream in STREAMS[:2]]
     try:
-        yield child
+        await child.ready()
+        async with Watcher(f"ws://127.0.0.1:{port}/v1/stream", wanted) as client:
+            await until(lambda: len(client.resumed) == len(wanted), "subscribed")
+            yield child, client
     finally:
         await child.stop()
-
-
-async def spawn_with(stack: Stack, command: str, stderr: int, *prefix: str) -> Child:
-    port = free_port()
-    child = Child(command, {**stack.environment, "DEPTHCAST_LOG_LEVEL": "debug"}, port, stack.directory / "unused.log")
-    environment = {**os.environ, **child._environment, "DEPTHCAST_HTTP_PORT": "0"}
-    child.process = await asyncio.create_subprocess_exec(
-        *(*prefix, sys.executable, "-m", "services", command), env=environment, stdout=stderr, stderr=stderr
-    )
-    return child
 
 
 @pytest.mark.parametrize("command", ["ingest", "streamer"])
@@ -100,17 +103,24 @@ async def test_a_log_that_nobody_reads_stops_nothing(kafka_server: RealBroker, c
             os.write(write_end, b"x" * 4096)
     os.set_blocking(write_end, True)
     async with scene(kafka_server.bootstrap) as it:
+        it.feed.flow()
+        await updates(it)
+        began = time.monotonic()
+        await updates(it, 120)
+        await it.feed.stop()
+        before = p99_s(began, time.monotonic(), it.client)
         if command == "ingest":
             assert await it.stack.ingest.stop() == 0
-        async with logging_to(it, command, write_end) as child:
-            await child.ready()
+        async with logging_to(it, command, write_end) as (child, client):
+            fault = time.monotonic()
             it.feed.flow()
-            await updates(it)
+            await until(lambda: len(client.views) > 120, "updates")
             assert await answers(child.admin_port)
             lost = (await child.metrics())["depthcast_log_lines_lost_total"]
             assert lost > 0, "I6: lines that could not be written are counted"
+            check_p99(before, p99_s(fault, time.monotonic(), client))
             await it.feed.stop()
-            await it.invariants.hold()
+            await it.invariants.hold(client)
             assert await child.stop() == 0
     os.close(read_end)
     os.close(write_end)
@@ -135,18 +145,17 @@ async def test_a_full_disk_stops_nothing(kafka_server: RealBroker, tmp_path: Pat
     async with scene(kafka_server.bootstrap) as it:
         assert await it.stack.ingest.stop() == 0
         async with (
-            logging_to(it, "ingest", full, *prefix) as ingest,
-            logging_to(it, "streamer", full, *prefix) as streamer,
+            logging_to(it, "ingest", full, *prefix) as (ingest, _),
+            logging_to(it, "streamer", full, *prefix) as (streamer, client),
         ):
-            await asyncio.gather(ingest.ready(), streamer.ready())
             it.feed.flow()
-            await updates(it)
+            await until(lambda: len(client.views) > 40, "updates")
             for child in (ingest, streamer):
                 assert (await child.metrics())["depthcast_log_lines_lost_total"] > 0
                 assert child.process is not None
                 assert files_written(child.process.pid) == []
             await it.feed.stop()
-            await it.invariants.hold()
+            await it.invariants.hold(client)
             assert [await ingest.stop(), await streamer.stop()] == [0, 0]
     os.close(full)
 
@@ -234,12 +243,16 @@ async def test_the_wall_clock_jumps_by_five_minutes_and_back(
         with shift.open("r+b") as file, mmap.mmap(file.fileno(), 8) as shared:
             it.feed.flow()
             await updates(it)
+            began = time.monotonic()
+            await updates(it, 60)
+            fault = time.monotonic()
             for step_s in (STEP_S, -STEP_S, 0):
                 shared[:8] = struct.pack("q", step_s)
                 digests = it.client.digests
                 await updates(it, 60)
                 await until(lambda: it.client.digests > digests + 3, "digests")  # noqa: B023
                 await until(lambda: shows(it, step_s), "its clock was shifted")  # noqa: B023
+            check_latency(began, fault, time.monotonic(), it.client)
             await it.feed.stop()
             await it.invariants.hold()
             metrics = await it.stack.streamer.metrics()

@@ -59,6 +59,7 @@ ACCEPTED = {
     "4.1 an empty Connection token": request(connection=",, upgrade ,"),
     "4.2.1 whitespace around values": lines(b"sec-websocket-version: \t 13 \t", without=b"sec-websocket-version"),
     "4.2.1 unknown headers": lines(b"x-anything: goes", b"cookie: a=b; c=d", b"user-agent: \xe4\xf6\xfc"),
+    "4.2.1 a header line of 12 KiB": request(cookie="x" * 12_000),
     "4.2.1 an authority as Host": request(host="example.org:8080"),
     "4.2.1 an empty Host": request(host=""),
     "4.2.1 a query": request("/v1/stream?symbol=BTC%20USDT"),

@@ -30,6 +30,8 @@ LONG = bool(os.environ.get("FAULTS_LONG"))
 STOPPED_S = 60.0 if LONG else 0.0
 RATE_PER_S = 10 if LONG else 100
 """Not more than a streamer can merge to one delta afterwards."""
+SEEN = 120
+"""Updates that another client gets before the fault."""
 SOON: dict[str, object] = {} if LONG else {"outbox_stall_ms": 1_000, "heartbeat_interval_ms": 1_000}
 
 
@@ -116,7 +118,10 @@ async def test_clients_that_never_read_delay_nobody() -> None:
 
 @pytest.mark.faults
 async def test_a_stopped_client_is_closed_and_resumes_when_it_goes_on() -> None:
-    async with Market(1, digest_interval_ms=300, **SOON) as market:
+    async with (
+        Market(1, digest_interval_ms=300, **SOON) as market,
+        Reader(market.port, [Want(name) for name in market.names]) as other,
+    ):
         url = f"ws://127.0.0.1:{market.port}/v1/stream"
         client = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.support.stalled_client", url, market.names[0]),
@@ -124,21 +129,27 @@ async def test_a_stopped_client_is_closed_and_resumes_when_it_goes_on() -> None:
         )
         assert client.stdout is not None
         try:
+            other.flow(1e9)
             market.flow(RATE_PER_S)
+            began = time.monotonic()
             before = await lines_until(client.stdout, "digest", 2)
+            await until(lambda: len(other.latencies) > SEEN, "updates")
+            stood = time.monotonic()
             client.send_signal(signal.SIGSTOP)
             stopped = asyncio.create_task(asyncio.sleep(STOPPED_S))
-            gone = await market.until(lambda found: found["depthcast_connections"] == 0, 30 + STOPPED_S)
+            gone = await market.until(lambda found: found["depthcast_connections"] == 1, 30 + STOPPED_S)
             await stopped
             state = state_of(client.pid)
             client.send_signal(signal.SIGCONT)
             after = await lines_until(client.stdout, "started", 1)
             after += await lines_until(client.stdout, "digest", 3)
+            check_latency(began, stood, time.monotonic(), other)
             metrics = await market.metrics()
         finally:
             client.kill()
             await client.wait()
     assert state == "T", "closed while it was stopped"
+    assert other.accounts.faults == []
     assert closed(gone) + gone["depthcast_disconnects_total{code=4009}"] == 1
     assert [line["resumed"] for line in after if line["event"] == "started"] == [True]
     digests = [line for line in before + after if line["event"] == "digest"]

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from ingest.pipeline import Pipeline, TickRecord
 from protos.messages import BookUpdate, Channel, MarketMessage, QuoteUpdate, TradesUpdate
@@ -76,7 +76,13 @@ def replayed(ticks: Iterable[Record], settings: Settings) -> Truth:
 
 
 class Invariants:
-    """Of one running system: its stack, the feed that writes its ticks, its clients. Looks at memory while open."""
+    """Of one running system: its stack, the feed that writes its ticks, its clients. Looks at memory while open.
+
+    Attributes:
+        held: How often they were found to hold, in this process.
+    """
+
+    held: ClassVar[int] = 0
 
     def __init__(self, stack: Stack, feed: Feed, *clients: Watcher) -> None:
         self.stack, self.feed, self.clients = stack, feed, clients
@@ -93,20 +99,23 @@ class Invariants:
             with suppress(asyncio.CancelledError):
                 await self._sampling
 
-    async def hold(self) -> Truth:
-        """Wait until all ticks are through, then check I1 to I4 and I6.
+    async def hold(self, *more: Watcher) -> Truth:
+        """Wait until all ticks are through, then check I1 to I4 and I6; I5 is `check_latency`.
+
+        Args:
+            more: Clients that came later.
 
         Raises:
             AssertionError: One does not hold; it says which, and where.
         """
         truth = await self._all_through()
-        await self._check(truth)
+        await self._check(truth, *more)
         for metrics in await self._streamers():
             assert metrics["depthcast_chain_breaks_total"] == 0, "I6: a streamer missed records that Kafka has"
         return truth
 
-    async def hold_with_loss(self) -> Truth:
-        """As `hold` where Kafka itself has lost records: books are judged by the market topic, I3 cannot hold."""
+    async def hold_with_lost_ticks(self, *more: Watcher) -> Truth:
+        """As `hold` where Kafka itself has lost ticks: books are judged by the market topic, I3 cannot hold."""
         market = Topics(self.stack.settings.topic_prefix).market
         counts = [-1]
 
@@ -116,17 +125,26 @@ class Invariants:
 
         await until(still, "the end of the market topic")
         truth = Truth(await read_topic(self.stack.settings, market))
-        await self._check(truth)
+        await self._check(truth, *more)
         return truth
 
-    async def _check(self, truth: Truth) -> None:
-        await at_end(truth, *self.clients)
-        for client in self.clients:
+    async def hold_with_lost_updates(self, *more: Watcher) -> Truth:
+        """As `hold` where Kafka itself has lost records of the market topic: books are judged by the ticks."""
+        settings = self.stack.settings
+        truth = replayed(await read_topic(settings, Topics(settings.topic_prefix).ticks), settings)
+        await self._check(truth, *more)
+        return truth
+
+    async def _check(self, truth: Truth, *more: Watcher) -> None:
+        clients = (*self.clients, *more)
+        await at_end(truth, *clients)
+        for client in clients:
             check_chain(client)
             assert client.wrong(truth) == [], "I2: a book that is not the reference's"
         self.check_memory()
         for metrics in await self._streamers():
             check_counted(metrics, Topics(self.stack.settings.topic_prefix).market)
+        Invariants.held += 1
 
     async def _streamers(self) -> list[dict[str, float]]:
         running = [it for it in self.stack.children if it.command in ("streamer", "worker") and not it.ended]
@@ -212,7 +230,11 @@ def p99_s(since_s: float, until_s: float, *clients: Timed) -> float:
 
 def check_latency(began_s: float, fault_s: float, ended_s: float, *clients: Timed) -> None:
     """I5: these clients from ``fault_s`` to ``ended_s`` against themselves before, on the monotonic clock."""
-    before, during = p99_s(began_s, fault_s, *clients), p99_s(fault_s, ended_s, *clients)
+    check_p99(p99_s(began_s, fault_s, *clients), p99_s(fault_s, ended_s, *clients))
+
+
+def check_p99(before: float, during: float) -> None:
+    """I5, of `p99_s`."""
     bound = P99_FACTOR * max(before, P99_FLOOR_S)
     print(f"99 % within {during:.3f} s during the fault, {before:.3f} s before")
     assert during <= bound, f"I5: 99 % within {during:.3f} s during the fault, {before:.3f} s before"

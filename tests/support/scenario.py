@@ -165,9 +165,9 @@ class Feed:
 class Watcher(Witness):
     """A client that subscribes and remembers. An async context manager."""
 
-    def __init__(self, url: str, wanted: Iterable[Wanted], rng: Random | None = None) -> None:
+    def __init__(self, url: str, wanted: Iterable[Wanted], rng: Random | None = None, token: str = "") -> None:
         super().__init__()
-        self._client: Client = connect_client(url, rng=rng or Random(QUICK))
+        self._client: Client = connect_client(url, token=token, rng=rng or Random(QUICK))
         self._wanted = list(wanted)
         self._task: asyncio.Task[None] | None = None
 
