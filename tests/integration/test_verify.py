@@ -1,7 +1,7 @@
 """The proof on real data: every capture through all processes, on both brokers, judged in the client's hands.
 
 The counts are facts about the captures: records, those with a checksum, book updates that follow a quote and those
-that meet one of the same sequence.
+that meet one of the same sequence, quotes between two of the client's books.
 """
 
 import json
@@ -17,6 +17,7 @@ from tests.support.kafka_server import RealBroker
 CHECKSUMS = {"kraken": 2551, "okx": 290}
 QUOTES = {"binance.spot": 3449, "binance.usdm": 6546}
 EXACT = {"binance.spot": 564, "binance.usdm": 629}
+BETWEEN = {"binance.spot": 28_029, "binance.usdm": 66_050}
 MESSAGES = {
     "binance.spot": 41249,
     "binance.usdm": 93954,
@@ -44,6 +45,7 @@ def holds(feed: str, *options: str) -> None:
     assert report["messages"] == MESSAGES[feed]
     assert (report["checksums_passed"], report["checksums_failed"]) == (CHECKSUMS.get(feed, 0), 0)
     assert (report["bbo_checked"], report["bbo_exact"]) == (QUOTES.get(feed, 0), EXACT.get(feed, 0))
+    assert (report["quotes_checked"], report["quotes_failed"]) == (BETWEEN.get(feed, 0), 0)
     assert (report["bbo_failed"], report["bbo_omitted"], report["lost"]) == (0, 0, 0)
     assert (report["gaps"], report["digests_failed"], report["tiers_failed"], report["dlq"]) == (0, 0, 0, 0)
     assert report["updates"] > 0
