@@ -1,7 +1,9 @@
 # `make demo` needs Python 3.11 to 3.14 and nothing else. Set PYTHON to choose one.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null && echo $$p && break; done)
-BIN := .venv/bin
+# Another interpreter, beside the first: make test VENV=.cache/3.13 PYTHON=python3.13
+VENV := .venv
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PURE := protos ingest streamer
 QUICK := $(wildcard tests/test_*.py $(addprefix tests/,$(PURE) services loadtest))
@@ -25,57 +27,57 @@ help:
 	@echo "make lock    pin the newest allowed dependencies (needs uv)"
 	@echo "make clean   remove what the others made"
 
-demo: .venv/.runtime
+demo: $(VENV)/.runtime
 	@exec $(BIN)/depthcast dev
 
 # First what only computes, then what waits and measures, then whole processes, two files at a time: these tests wait
 # for conditions most of the time, not for so many seconds.
 CHOSEN = $(PYTEST) $(if $(PYTEST),|| test $$? -eq 5) # a choice may leave nothing of one pass
-test: .venv/.dev
+test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(CALM) $(CHOSEN)
 	$(BIN)/python -m pytest $(filter-out $(CALM) tests/integration,$(QUICK) $(THOROUGH)) $(CHOSEN)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/integration $(CHOSEN)
 
 # Beside the checkout, which stays pure: what runs in build/compiled, or with it installed, runs compiled.
-compile: .venv/.dev
+compile: $(VENV)/.dev
 	rm -rf build/wheel build/compiled
 	DEPTHCAST_COMPILE=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
 	$(BIN)/python -m zipfile -e build/wheel/*.whl build/compiled
 
 # Of each pure package by its own tests, lines and branches together: a package that misses 5 % of its branches fails.
 coverage: $(PURE:%=coverage-%)
-$(PURE:%=coverage-%): coverage-%: .venv/.dev
+$(PURE:%=coverage-%): coverage-%: $(VENV)/.dev
 	@mkdir -p .cache
 	$(BIN)/python -m coverage run --data-file=.cache/coverage-$* --source=$* -m pytest --quiet \
 		tests/$* -m "not captures" --ignore=tests/streamer/test_cost.py
 	$(BIN)/python -m coverage report --data-file=.cache/coverage-$* --fail-under=99
 
-COMPILED := cd build/compiled && ../../$(BIN)/python
+COMPILED := cd build/compiled && $(abspath $(BIN))/python
 test-compiled: compile
 	$(COMPILED) -c 'import sys; from services.build import COMPILED; import ingest.native, protos.native, services.streamer.native; sys.exit(not COMPILED)'
 	$(COMPILED) -m pytest ../../tests/protos ../../tests/ingest ../../tests/streamer $(PYTEST)
 
-check: .venv/.dev
+check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/protos/test_generated.py
 
 FUZZ_S ?= 60
-fuzz: .venv/.dev
+fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 
 # Takes half an hour; a piece: make mutation MUTANTS="protos/book.py --seconds 300"
-mutation: .venv/.dev
+mutation: $(VENV)/.dev
 	$(BIN)/python -m tests.mutation $(MUTANTS)
 
-audit: .venv/.dev
+audit: $(VENV)/.dev
 	@$(BIN)/python -m tests.support.audit
 
 bench: compile
 	$(BIN)/python -m tests.benchmarks
 
-proto: .venv/.dev
+proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 		--python_out=protos --mypy_out=protos depthcast.proto
 
@@ -91,16 +93,16 @@ clean:
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "depthcast needs Python 3.11 to 3.14; install one, or say make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: apt-get install python3-venv"; exit 1; }
-	@echo "depthcast: making .venv with $$($(PYTHON) --version), this once"
-	@$(PYTHON) -m venv .venv
+	@echo "depthcast: making $(VENV) with $$($(PYTHON) --version), this once"
+	@$(PYTHON) -m venv $(VENV)
 
-.venv/.runtime: requirements.txt pyproject.toml | $(BIN)/python
+$(VENV)/.runtime: requirements.txt pyproject.toml | $(BIN)/python
 	@echo "depthcast: installing $$(grep -c == requirements.txt) packages, this once (about half a minute)"
 	@$(PIP) install --require-hashes -r requirements.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/.dev: requirements-dev.txt .venv/.runtime
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	@echo "depthcast: installing $$(grep -c == requirements-dev.txt) packages for development, this once"
 	@$(PIP) install --require-hashes -r requirements-dev.txt
 	@touch $@
