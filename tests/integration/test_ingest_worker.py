@@ -250,7 +250,7 @@ async def test_killed_workers_leave_no_gap_and_nothing_different(settings: Setti
     topics = Topics(settings.topic_prefix)
     ticks = [*ticks_of("kraken", 2_500), *ticks_of("binance.spot", 2_500)]
     hurry = asyncio.Event()
-    feed = asyncio.create_task(produce(settings, ticks, 0.6, hurry))
+    feed = asyncio.create_task(produce(settings, ticks, 1.0, hurry))
     process = Process(settings, tmp_path / "ingest.log")
     for _ in range(KILLS):
         await process.start()
@@ -281,7 +281,7 @@ async def test_workers_share_and_take_over(settings: Settings, tmp_path: Path) -
     topics = Topics(settings.topic_prefix)
     ticks = ticks_of("kraken")
     hurry = asyncio.Event()
-    feed = asyncio.create_task(produce(settings, ticks, 0.5, hurry))
+    feed = asyncio.create_task(produce(settings, ticks, 1.0, hurry))
     first, second = (Process(settings, tmp_path / f"{name}.log") for name in ("first", "second"))
     await first.start()
     await second.start()
