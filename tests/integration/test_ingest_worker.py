@@ -115,6 +115,9 @@ async def worker(settings: Settings) -> AsyncIterator[None]:
         await task
 
 
+STARTED: list[asyncio.subprocess.Process] = []
+
+
 class Process:
     """A worker that can be killed."""
 
@@ -140,6 +143,7 @@ class Process:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "services", "ingest"), env=self._environment, stdout=out, stderr=out
             )
+        STARTED.append(self._process)
         async with asyncio.timeout(WAIT_S):
             while b"are ours" not in self._log.read_bytes()[before:]:
                 assert self._process.returncode is None, self._log.read_text()
@@ -149,6 +153,16 @@ class Process:
         assert self._process.returncode is None, self._log.read_text()
         self._process.send_signal(signum)
         return await self._process.wait()
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """A test that fails leaves no worker behind."""
+    yield
+    while STARTED:
+        if (process := STARTED.pop()).returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def without_repeats(records: Iterable[Record]) -> dict[bytes, list[bytes]]:

@@ -30,6 +30,7 @@ LINES = [line for block in BLOCKS for line in block.splitlines()]
 PATIENCE_S = 60
 ROWS, COLUMNS = 40, 120
 CAPTURE_LINES = 1_500
+STARTED: list[subprocess.Popen[str]] = []
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_])")
 
 
@@ -42,7 +43,7 @@ def spawned(line: str, settings: Mapping[str, object], cwd: Path, **how: int) ->
     """A line that runs depthcast, as a process of its own."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DEPTHCAST_")}
     _, *arguments = shlex.split(line)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         (sys.executable, "-m", "services", *arguments),
         env={
             **inherited,
@@ -55,6 +56,18 @@ def spawned(line: str, settings: Mapping[str, object], cwd: Path, **how: int) ->
         start_new_session=True,
         **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how},
     )
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """A test that fails leaves no process behind."""
+    yield
+    while STARTED:
+        if (process := STARTED.pop()).poll() is None:
+            process.kill()
+            process.communicate()
 
 
 class Terminal:
