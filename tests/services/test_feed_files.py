@@ -89,7 +89,11 @@ def test_connections_are_merged_by_time_but_never_reordered_within(tmp_path: Pat
         (b"\x00" * 100, "kraken", "is not a capture"),
         (b"<html>\n", "kraken", "is not a capture"),
         (b"\x1f\x8bnot gzip", "binance.spot", "cannot read the capture"),
-        (gzip.compress(b'1723161253937085768 {"a":1}\n' * 50)[:-20], "binance.spot", "cannot read the capture"),
+        (
+            gzip.compress(b'1723161253937085768 {"a":1}\n' * 50, mtime=0)[:-20],
+            "binance.spot",
+            "cannot read the capture",
+        ),
         (b"\x28\xb5\x2f\xfdnot zstd", "bybit", "cannot read the capture"),
         (b"wss://x <-> 1618678132.38\n", "kraken", "has no message"),
         (lines({"t": "recv", "conn": "a", "ts": 1.5e9, "data": "{}"}), "bybit", "--feed bybit.linear"),
