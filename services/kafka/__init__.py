@@ -1,7 +1,7 @@
 """The Kafka adapter: the only code that knows aiokafka. Every setting that matters is explicit here, none is inherited.
 
     Producer      send() is synchronous and cheap, batches form by themselves; room() is backpressure, flush() a fence
-    Reader        assigned partitions at given offsets, no group; fetches by itself
+    Reader        assigned partitions at given offsets, no group
     GroupReader   the same as a member of a consumer group; rebalances run inside poll(), never beside it
     Admin         topics: list, describe, create
 

@@ -140,6 +140,7 @@ class Fetcher:
         self._unread: deque[Follower] = deque()
         self._asking: dict[int, asyncio.Task[None]] = {}  # broker -> its request
         self._waiter: asyncio.Future[None] | None = None
+        self._until = 0.0  # poll waits, on the loop's clock
         self._changed = False  # since the brokers were asked; perhaps one of them can be asked again
 
     async def start(self) -> None:
@@ -162,10 +163,20 @@ class Fetcher:
 
     async def assign(self, positions: Mapping[Partition, int], ends: Mapping[Partition, int]) -> None:
         """Read these partitions from now on, each from its position."""
+        self.forget()
         self.partitions = {name: Follower(name, position, ends[name]) for name, position in positions.items()}
-        self._unread.clear()
         self._changed = True
         await self._client.set_topics({topic for topic, _ in positions})
+
+    def forget(self) -> None:
+        """Read nothing from now on; what came already is not handed out."""
+        self.partitions = {}
+        self._unread.clear()
+
+    def interrupt(self) -> None:
+        """Let ``poll`` return now, with nothing if nothing has come."""
+        self._until = 0.0
+        self._wake()
 
     async def poll(self, timeout_s: float, records_max: int | None) -> list[Record]:
         """Records that came, in order within each partition; empty when none came in time.
@@ -174,11 +185,11 @@ class Fetcher:
             KafkaError: Of one partition, which is where it was and is asked for again.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + timeout_s
+        self._until = loop.time() + timeout_s
         while True:
             records = self._take(records_max or sys.maxsize)
             self._ask(loop.time())
-            rest_s = until - loop.time()
+            rest_s = self._until - loop.time()
             if records or rest_s <= 0:
                 return records
             await self._wait(rest_s)

@@ -4,7 +4,7 @@ would make aiokafka read the same record for ever."""
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
@@ -23,9 +23,7 @@ from services.config import Settings
 from services.errors import UserError
 from services.kafka.connection import BrokerError, client_options, connect
 from services.kafka.fetcher import (
-    FETCH_BYTES_MAX,
     FETCH_TIMEOUT_MS,
-    PARTITION_FETCH_BYTES_MAX,
     Fetcher,
     Partition,
     Record,
@@ -40,7 +38,8 @@ REBALANCE_TIMEOUT_MS = 30_000
 """How long a rebalance waits for a member's ``on_revoked``; below the request timeout, which a join counts against."""
 MAX_POLL_INTERVAL_MS = 300_000
 _OFFSETS_TIMEOUT_MS = 10_000
-_GRACE_S = 0.01
+_WATCH_MS = 1_000
+"""So often aiokafka is asked anew what ails the group; what does is told at once."""
 
 
 class OffsetsLostError(Exception):
@@ -61,11 +60,12 @@ class OffsetsLostError(Exception):
 
 
 class _Consumer:
-    """What both readers share."""
+    """What both readers share: aiokafka's consumer knows offsets and groups, and never fetches; `Fetcher` does."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._consumer: Any = None
+        self._fetcher = Fetcher(settings)
         self._polled_at = time.monotonic()
 
     async def _connect(self, **options: Any) -> None:  # noqa: ANN401 aiokafka has no types
@@ -73,14 +73,13 @@ class _Consumer:
             **{**client_options(self._settings), **options},
             auto_offset_reset="none",
             enable_auto_commit=False,
-            fetch_max_wait_ms=self._settings.kafka_fetch_max_wait_ms,
-            fetch_min_bytes=1,
-            fetch_max_bytes=FETCH_BYTES_MAX,
-            max_partition_fetch_bytes=PARTITION_FETCH_BYTES_MAX,
-            check_crcs=True,
-            isolation_level="read_uncommitted",
         )
         await connect(self._consumer.start, self._consumer.stop, self._settings)
+        try:
+            await self._fetcher.start()
+        except BaseException:
+            await self._consumer.stop()
+            raise
 
     async def beginning_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """Offset of the oldest record of each partition.
@@ -113,56 +112,6 @@ class _Consumer:
         latest = await self.end_offsets(p for p, offset in positions.items() if offset == LATEST)
         return {**positions, **earliest, **latest}
 
-    def last_poll_age_s(self) -> float:
-        """Seconds since ``poll`` returned. Grows while the caller is stuck, or Kafka is away."""
-        return time.monotonic() - self._polled_at
-
-    async def _lost(self, error: OffsetOutOfRangeError) -> OffsetsLostError:
-        ((tp, position),) = error.args[0].items()
-        partition = (tp.topic, tp.partition)
-        beginning = await self.beginning_offsets([partition])
-        end = await self.end_offsets([partition])
-        return OffsetsLostError(partition, position, beginning[partition], end[partition])
-
-    async def stop(self) -> None:
-        """Disconnect."""
-        if self._consumer is not None:
-            await self._consumer.stop()
-
-
-class Reader(_Consumer):
-    """Reads given partitions from given positions: no group, no commits.
-
-    ``start``, ``assign``, then ``poll`` for ever.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self._fetcher = Fetcher(settings)
-
-    async def start(self) -> None:
-        """Connect.
-
-        Raises:
-            UserError: Kafka cannot be reached.
-        """
-        await self._connect(group_id=None, request_timeout_ms=FETCH_TIMEOUT_MS)
-        try:
-            await self._fetcher.start()
-        except BaseException:
-            await super().stop()
-            raise
-
-    async def stop(self) -> None:
-        """Disconnect."""
-        await self._fetcher.stop()
-        await super().stop()
-
-    async def assign(self, positions: Mapping[Partition, int]) -> None:
-        """Read these partitions from now on, each from its position (an offset, EARLIEST or LATEST)."""
-        resolved = await self._resolved(positions)
-        await self._fetcher.assign(resolved, await self.end_offsets(positions))
-
     def seek(self, partition: Partition, offset: int) -> None:
         """Continue at ``offset`` (not EARLIEST or LATEST)."""
         self._fetcher.partitions[partition].seek(offset)
@@ -180,14 +129,11 @@ class Reader(_Consumer):
         followers = self._fetcher.partitions.items()
         return {name: max(0, follower.end - follower.position) for name, follower in followers}
 
-    async def poll(self, timeout_ms: int, records_max: int | None = None) -> list[Record]:
-        """Records that came, in order within each partition; empty when none came in ``timeout_ms``.
+    def last_poll_age_s(self) -> float:
+        """Seconds since ``poll`` returned. Grows while the caller is stuck, or Kafka is away."""
+        return time.monotonic() - self._polled_at
 
-        Raises:
-            OffsetsLostError: A position is out of range.
-            UserError: Kafka forbids reading.
-            BrokerError: Kafka fails.
-        """
+    async def _fetch(self, timeout_ms: int, records_max: int | None) -> list[Record]:
         try:
             records = await self._fetcher.poll(timeout_ms / 1000, records_max)
         except OffsetOutOfRangeError as error:
@@ -196,6 +142,49 @@ class Reader(_Consumer):
             raise _explained(error) from error
         self._polled_at = time.monotonic()
         return records
+
+    async def _lost(self, error: OffsetOutOfRangeError) -> OffsetsLostError:
+        ((tp, position),) = error.args[0].items()
+        partition = (tp.topic, tp.partition)
+        beginning = await self.beginning_offsets([partition])
+        end = await self.end_offsets([partition])
+        return OffsetsLostError(partition, position, beginning[partition], end[partition])
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self._fetcher.stop()
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+
+class Reader(_Consumer):
+    """Reads given partitions from given positions: no group, no commits.
+
+    ``start``, ``assign``, then ``poll`` for ever.
+    """
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            UserError: Kafka cannot be reached.
+        """
+        await self._connect(group_id=None, request_timeout_ms=FETCH_TIMEOUT_MS)
+
+    async def assign(self, positions: Mapping[Partition, int]) -> None:
+        """Read these partitions from now on, each from its position (an offset, EARLIEST or LATEST)."""
+        resolved = await self._resolved(positions)
+        await self._fetcher.assign(resolved, await self.end_offsets(positions))
+
+    async def poll(self, timeout_ms: int, records_max: int | None = None) -> list[Record]:
+        """Records that came, in order within each partition; empty when none came in ``timeout_ms``.
+
+        Raises:
+            OffsetsLostError: A position is out of range.
+            UserError: Kafka forbids reading.
+            BrokerError: Kafka fails.
+        """
+        return await self._fetch(timeout_ms, records_max)
 
 
 OnAssigned = Callable[[list[int]], Awaitable[Mapping[int, int]]]
@@ -216,14 +205,10 @@ class GroupReader(_Consumer):
         self, settings: Settings, topic: str, group: str, on_assigned: OnAssigned, on_revoked: OnRevoked
     ) -> None:
         super().__init__(settings)
-        self._positions: dict[Partition, int] = {}
-        self._ends: dict[Partition, int] = {}
         self._topic, self._group = topic, group
         self._on_assigned, self._on_revoked = on_assigned, on_revoked
         self._rebalance: tuple[Callable[[], Awaitable[None]], asyncio.Future[None]] | None = None
-        self._rebalancing = asyncio.Event()
-        self._turn: asyncio.Task[Literal[True]] | None = None  # waits for it; kept over many polls
-        self._fetching: asyncio.Task[list[Record]] | None = None
+        self._watch: asyncio.Task[Any] | None = None  # for what ails the group
         self._stopped = False
 
     async def start(self) -> None:
@@ -250,67 +235,28 @@ class GroupReader(_Consumer):
             UserError: Kafka forbids reading.
             BrokerError: Kafka fails.
         """
-        if self._fetching is None:
-            self._fetching = asyncio.create_task(self._fetch(timeout_ms, records_max))
-        if self._turn is None or self._turn.done():
-            self._turn = asyncio.create_task(self._rebalancing.wait())
-        # With a timeout of its own: during a rebalance aiokafka's does not count.
-        await asyncio.wait(
-            {self._fetching, self._turn}, timeout=timeout_ms / 1000 + _GRACE_S, return_when=asyncio.FIRST_COMPLETED
-        )
-        if self._fetching.done():  # first: these records came while the partitions were ours
-            fetching, self._fetching = self._fetching, None
-            return fetching.result()
-        if self._rebalance is not None:
-            callback, done = self._rebalance
-            self._rebalance = None
-            self._rebalancing.clear()
-            try:
-                await callback()
-            finally:
-                if not done.done():
-                    done.set_result(None)
+        self._raise_errors()
+        if self._rebalance is None:
+            return await self._fetch(timeout_ms, records_max)
+        (callback, done), self._rebalance = self._rebalance, None
+        try:
+            await callback()
+        finally:
+            if not done.done():
+                done.set_result(None)
         return []
 
-    def seek(self, partition: Partition, offset: int) -> None:
-        """Continue at ``offset`` (not EARLIEST or LATEST)."""
-        self._consumer.seek(TopicPartition(*partition), offset)
-        self._positions[partition] = offset
-
-    def position(self, partition: Partition) -> int:
-        """Offset of the next record that ``poll`` will return, as of the last poll."""
-        return self._positions[partition]
-
-    def positions(self) -> dict[Partition, int]:
-        """``position`` of every assigned partition."""
-        return dict(self._positions)
-
-    def lag(self) -> dict[Partition, int]:
-        """Records between position and end of each assigned partition; the end as of the last fetch."""
-        lags = {}
-        for partition, position in self._positions.items():
-            end = self._consumer.highwater(TopicPartition(*partition))
-            lags[partition] = max(0, (self._ends.get(partition, 0) if end is None else end) - position)
-        return lags
-
-    async def _fetch(self, timeout_ms: int, records_max: int | None) -> list[Record]:
-        try:
-            fetched = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
-        except OffsetOutOfRangeError as error:
-            raise await self._lost(error) from None
-        except KafkaError as error:
-            raise _explained(error) from error
-        records = [
-            Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, dict(r.headers))
-            for batch in fetched.values()
-            for r in batch
-        ]
-        # With an empty result too: a position passes the gaps that compaction leaves at the end of a batch.
-        for partition in [tuple(tp) for tp in fetched] or list(self._positions):
-            if partition in self._positions:
-                self._positions[partition] = await self._consumer.position(TopicPartition(*partition))
-        self._polled_at = time.monotonic()
-        return records
+    def _raise_errors(self) -> None:
+        """What aiokafka has to say about the group: it does so to who asks for records. Of these there are none, as all
+        partitions are paused. Who does not come here for `MAX_POLL_INTERVAL_MS` leaves the group."""
+        if self._watch is not None and self._watch.done():
+            watch, self._watch = self._watch, None
+            try:
+                watch.result()
+            except KafkaError as error:
+                raise _explained(error) from error
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._consumer.getmany(timeout_ms=_WATCH_MS))
 
     async def commit(self, offsets: Mapping[Partition, int]) -> bool:
         """Commit the offsets of the next records to process. False: the group has moved on without us.
@@ -337,10 +283,9 @@ class GroupReader(_Consumer):
         self._stopped = True
         if self._rebalance is not None:
             self._rebalance[1].set_result(None)
-        for task in (self._turn, self._fetching):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         await super().stop()
 
     async def _in_poll(self, callback: Callable[[], Awaitable[None]]) -> None:
@@ -348,29 +293,31 @@ class GroupReader(_Consumer):
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rebalance = (callback, done)
-        self._rebalancing.set()
+        self._fetcher.interrupt()
         await done
 
     async def _revoked(self, partitions: list[int]) -> None:
+        async def revoke() -> None:
+            try:
+                await self._on_revoked(partitions)
+            finally:
+                self._fetcher.forget()  # here: the next poll may come before we do
+
         if partitions:
-            await self._in_poll(lambda: self._on_revoked(partitions))
-        self._positions = {}
+            await self._in_poll(revoke)
 
     async def _assigned(self, partitions: list[int]) -> None:
         async def assign() -> None:
             positions = await self._on_assigned(partitions)
             resolved = await self._resolved({(self._topic, p): positions[p] for p in partitions})
-            self._ends = await self.end_offsets(resolved)
-            for partition, offset in resolved.items():
-                self.seek(partition, offset)
-                self._consumer.resume(TopicPartition(*partition))
+            await self._fetcher.assign(resolved, await self.end_offsets(resolved))
 
         if partitions:
             await self._in_poll(assign)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """aiokafka calls it in its own task, and would go on to fetch from the committed offsets meanwhile."""
+    """aiokafka calls it in its own task, and would go on to fetch from the committed offsets."""
 
     def __init__(self, reader: GroupReader) -> None:
         self._reader = reader
@@ -380,7 +327,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         consumer = self._reader._consumer  # noqa: SLF001
-        for tp in assigned:  # before the first await, so that nothing is fetched before on_assigned has its say
+        for tp in assigned:  # before the first await; for good, as we fetch ourselves
             consumer.pause(tp)
             consumer.seek(tp, 0)
         await self._reader._assigned(sorted(tp.partition for tp in assigned))  # noqa: SLF001

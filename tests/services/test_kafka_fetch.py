@@ -265,6 +265,18 @@ class TestFetcher:
             answer.set_result([("t", 0, 0, 11, batch(10, [b"a"]))])
             assert values(await poll) == [b"a"]
 
+    async def test_who_forgets_and_interrupts_gets_nothing_at_once(self) -> None:
+        client = Client({ONE: 1})
+        async with following(client) as fetcher:
+            poll = asyncio.create_task(fetcher.poll(60, None))
+            _, answer = await client.request()
+            fetcher.forget()
+            fetcher.interrupt()
+            answer.set_result([("t", 0, 0, 11, batch(10, [b"a"]))])
+            async with asyncio.timeout(1):
+                assert await poll == []
+            assert (await fetcher.poll(0.05, None), client.asked[1].empty()) == ([], True)
+
     async def test_what_nobody_expected_comes_out_of_poll_and_does_not_end_it(self) -> None:
         client = Client({ONE: 1})
         async with following(client) as fetcher:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 import pytest
+from aiokafka.errors import GroupAuthorizationFailedError
 
 from services.broker import EmbeddedBroker
 from services.errors import UserError
@@ -100,6 +101,46 @@ class TestGroup:
         with pytest.raises(UserError, match="no snapshots"):
             await read(reader, 1)
         await reader.stop()
+
+    async def test_a_rebalance_does_not_wait_for_a_poll_to_end(
+        self, broker: TestBroker, member: Callable[..., Awaitable[Member]]
+    ) -> None:
+        topic = await broker.topic()
+        first = await member(topic, broker.name("group"))
+        async with asyncio.timeout(10):
+            assert await first.reader.poll(60_000) == []
+            assert await first.reader.poll(0) == []
+        assert first.partitions == [0]
+
+    async def test_what_was_fetched_of_a_revoked_partition_is_not_handed_out(
+        self, broker: TestBroker, member: Callable[..., Awaitable[Member]]
+    ) -> None:
+        topic = await broker.topic()
+        first = await member(topic, broker.name("group"))
+        await until(lambda: first.partitions == [0], first)
+        await fill(broker, topic, 6)
+        while not await first.reader.poll(100, 1):
+            pass
+        revoking = asyncio.create_task(first.reader._revoked([0]))
+        await asyncio.sleep(0)
+        assert await first.reader.poll(0) == []
+        assert first.history[-1] == ("revoked", [0])
+        assert await first.reader.poll(0) == []
+        await revoking
+
+    async def test_what_ails_the_group_comes_out_of_poll(
+        self, broker: TestBroker, member: Callable[..., Awaitable[Member]]
+    ) -> None:
+        topic, group = await broker.topic(), broker.name("group")
+        first = await member(topic, group)
+        await until(lambda: first.partitions == [0], first)
+        ails = asyncio.get_running_loop().create_future()
+        ails.set_exception(GroupAuthorizationFailedError(group))
+        first.reader._watch = ails  # no broker of the tests has permissions
+        with pytest.raises(UserError, match=f"forbids the group {group}"):
+            await first.reader.poll(20)
+        await fill(broker, topic, 3)
+        await until(lambda: len(first.records) == 3, first)
 
     async def test_stop_while_a_rebalance_waits(self, broker: TestBroker) -> None:
         topic = await broker.topic()
