@@ -19,7 +19,7 @@ from services.errors import UserError
 from services.feed.files import Captured, read_capture
 from services.feed.replay import Replay, check_found
 from services.kafka import Producer
-from services.probe import Probe
+from services.probe import Probe, Seen
 from services.serving import bind
 from services.stack import Stack, free_port, local_http
 
@@ -82,10 +82,16 @@ async def run_dev(
     print(json.dumps(result))  # noqa: T201 - the command's result
 
 
-async def follow(stack: Stack, seconds: float, feeding: Feeding, watched: asyncio.Event) -> dict[str, Any]:
-    """Watch what is fed, to the end; sets ``watched`` when all is subscribed to. Returns the result."""
+async def follow(
+    stack: Stack, seconds: float, feeding: Feeding, watched: asyncio.Event, seen: Seen | None = None
+) -> dict[str, Any]:
+    """Watch what is fed, to the end; sets ``watched`` when all is subscribed to. Returns the result.
+
+    Args:
+        seen: Called with each subscription and update, see `Probe`.
+    """
     instruments = await _instruments(stack, feeding)
-    probe = Probe(stack.url)
+    probe = Probe(stack.url, seen)
     channels = ((Channel.RAW, 0), (Channel.BOOK, DEPTH), (Channel.TRADES, 0), (Channel.BBO, 0))
     try:
         await probe.start([(name, channel, depth) for name in instruments for channel, depth in channels])

@@ -14,6 +14,7 @@ from services.client.subscription import Subscription
 SAMPLES_MAX = 60_000
 """Latencies kept: the newest. At 1,000 updates/s that is a minute: how it is now, not how it started. At 5,000 it is
 still longer than ingest goes without a checkpoint, which is what the p99 is made of."""
+Seen = Callable[[Subscription, MarketMessage], None]
 _POLL_S = 0.01
 _SNAPSHOT = Flag.SNAPSHOT.value
 
@@ -26,7 +27,7 @@ class Probe:
         seen: Called with the subscription and the update.
     """
 
-    def __init__(self, url: str, seen: Callable[[Subscription, MarketMessage], None] | None = None) -> None:
+    def __init__(self, url: str, seen: Seen | None = None) -> None:
         self.url = url
         self.updates = 0
         self.gaps = 0
