@@ -33,7 +33,7 @@ def assert_sound(*readers: Reader) -> None:
 
 async def test_at_half_the_needed_rate_a_book_is_newest_state_within_a_second() -> None:
     """Whatever the client's kernel may hold; when it is much, from when that is read for the first time."""
-    async with Market(10, digest_interval_ms=500) as market:
+    async with Market(10, books_only=True, digest_interval_ms=500) as market:  # nobody here asks for more
         wants = [Want(name) for name in market.names]
         async with (
             Reader(market.port, wants) as fast,
