@@ -3,7 +3,7 @@
 Each mutant is the module with one operator, number or branch changed; a mutant that all tests let pass is a survivor.
 Prints the table of CONTRIBUTING.md, and each survivor that `equivalent` does not explain; fails if there is one.
 Works on a copy: the checkout is never changed. Takes most of an hour on one core; `--seconds` bounds it, and the next
-run in the same `--folder` goes on where it stopped.
+run in the same `--folder` goes on where it stopped; with `--again` it first tries once more what survived.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,7 @@ def copy_to(folder: Path) -> None:
             shutil.copy(source, folder / name)
 
 
-def run(module: str, folder: Path, until: float) -> Path:
+def run(module: str, folder: Path, until: float, again: bool) -> Path:
     """Returns the session's file. What there was no time for is left open in it."""
     version = hashlib.sha256((ROOT / module).read_bytes()).hexdigest()[:8]  # a changed module has other mutants
     config, session = (folder / f"{Path(module).stem}-{version}.{kind}" for kind in ("toml", "sqlite"))
@@ -73,6 +74,9 @@ def run(module: str, folder: Path, until: float) -> Path:
     )
     tools = Path(sys.executable).parent
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    if session.exists() and again:
+        with sqlite3.connect(session) as database:
+            database.execute("delete from work_results where test_outcome = ?", (TestOutcome.SURVIVED.name,))
     if not session.exists():
         for command in (["cosmic-ray", "init", config, session], ["cr-filter-operators", session, config]):
             subprocess.run([tools / command[0], *command[1:]], cwd=folder, check=True, capture_output=True)
@@ -122,6 +126,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3_600, help="in all; what is not reached is counted")
     parser.add_argument("modules", nargs="*", default=list(TESTS), metavar="module")
     parser.add_argument("--folder", type=Path, help="to work in, and to go on in; without it, one that is removed")
+    parser.add_argument("--again", action="store_true", help="try survivors of earlier runs in the folder once more")
     given = parser.parse_args()
     until = time.monotonic() + given.seconds
     rows, unexplained = [], []
@@ -133,7 +138,7 @@ def main() -> None:
         for i, module in enumerate(given.modules):
             now = time.monotonic()
             share = now + (until - now) / (len(given.modules) - i)
-            row, survivors = report(module, run(module, folder, share))
+            row, survivors = report(module, run(module, folder, share, given.again))
             rows.append(row)
             unexplained += survivors
     print("| module | mutants | killed | equivalent | survived | not reached |\n|---|---|---|---|---|---|")

@@ -8,6 +8,11 @@ OPERATORS = {
 
 _BOUND = "the tests use the bound by its name, whatever it is"
 _LAST = "in every other state there is no last sequence, and without one nothing is old"
+_SPANS = (
+    "spans = None not in (event.first, event.last, last)"
+    " and event.first <= last {} event.last  # type: ignore[operator]"
+)
+_ENDED = "a delta that ends where the book is is old, and nobody asks whether it joins"
 _JOINED = "a snapshot sets it before it is read"
 _NO_STREAM = "what belongs to no stream has no position, and nobody reads it"
 _SHORTCUT = "only saves a pass in which nothing is dropped"
@@ -16,6 +21,10 @@ _REASONS: dict[str, dict[str, str]] = {
     "protos/book.py": {
         "if len(prices) >= depth:": "what is beyond the depth is cut then, which is nothing",
         "if len(prices) != depth:": "what is beyond the depth is cut then, which is nothing",
+        "if len(prices) is not depth:": "what is beyond the depth is cut then, which is nothing",
+        "if len(side.prices) < len(side.lots) or any(side.lots.get(p, 0) <= 0 for p in side.prices):": (
+            "prices are different by then, so that of more prices than sizes one has none"
+        ),
         "if len(side.prices) != len(side.lots) or any(side.lots.get(p, -1) <= 0 for p in side.prices):": (
             "no size is not positive, as 0 is not"
         ),
@@ -25,6 +34,7 @@ _REASONS: dict[str, dict[str, str]] = {
         "BUFFERED_LEVELS_MAX = 15001": _BOUND,
         "BUFFERED_DELTAS_MAX = 1999": _BOUND,
         "BUFFERED_DELTAS_MAX = 2001": _BOUND,
+        **dict.fromkeys((_SPANS.format(operator) for operator in ("<", "!=", "is not")), _ENDED),
         "@dataclass(slots=False)": "costs memory only",
         "joined: bool = True  # a delta has continued the snapshot": _JOINED,
         "self.last, self.joined = None, True": _JOINED,

@@ -120,6 +120,12 @@ def test_check_finds_a_broken_book(name: str, prices: list[int], lots: dict[int,
         book.check()
 
 
+def test_a_book_of_many_levels_is_a_book() -> None:
+    book = Book()
+    book.apply(BookUpdate(flags=Flag.SNAPSHOT, bids=[(price, 1) for price in range(1_000)]))
+    book.check()
+
+
 def test_only_the_flag_of_a_snapshot_replaces() -> None:
     book = Book()
     book.apply(BookUpdate(flags=Flag.SNAPSHOT, bids=[(1, 5)], asks=[(9, 5)]))

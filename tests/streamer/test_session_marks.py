@@ -14,6 +14,7 @@ from protos.messages import (
     Pong,
     Restored,
     SlowPolicy,
+    Subscribe,
 )
 from streamer.access import NEVER_NS, Access
 from streamer.effects import DoClose, DoPing, Effect, Reply
@@ -104,3 +105,8 @@ def test_a_late_tick_pings_all_the_same() -> None:
 def test_nothing_is_restored_where_there_is_no_room() -> None:
     session = guest(Access(), Limits(subscriptions_max=1))
     assert session.restored(1, [(StreamKey(NAME, Channel.BBO), SlowPolicy.CLOSE)]) == [Reply(Restored(1, 0))]
+
+
+def test_a_name_that_nobody_knows_is_repeated_to_its_64th_character() -> None:
+    message = error_of(connect().session.receive(Subscribe(1, "x" * 65, Channel.BOOK), 0)).message
+    assert f"'{'x' * 64}'" in message
