@@ -32,7 +32,7 @@ TESTS = {  # the quickest first: the first failure ends a mutant
     "streamer/outbox.py": ["tests/streamer/test_outbox.py", *(f"tests/streamer/test_{name}.py" for name in STREAMER)],
     "streamer/session.py": [f"tests/streamer/test_session{name}.py" for name in ("", "_marks", "_drawing")],
 }
-TIMEOUT_S = 60
+TIMEOUT_S = 20
 OPTIONS = "-x -q -c /dev/null --rootdir=. -p no:cacheprovider -p tests.mutation.quick"
 CONFIG = """
 [cosmic-ray]

@@ -110,3 +110,18 @@ def test_nothing_is_restored_where_there_is_no_room() -> None:
 def test_a_name_that_nobody_knows_is_repeated_to_its_64th_character() -> None:
     message = error_of(connect().session.receive(Subscribe(1, "x" * 65, Channel.BOOK), 0)).message
     assert f"'{'x' * 64}'" in message
+
+
+@pytest.mark.parametrize("missed", [1, 2, 3])
+def test_a_peer_may_miss_so_many_pings_and_no_more(missed: int) -> None:
+    limits = Limits(pongs_missed_max=missed, heartbeat_interval_ms=1_000)
+    for late_ns, closes in ((0, False), (1, True)):
+        effects = admitted(Access(), limits, 0).tick((missed + 1) * S + late_ns)
+        assert [isinstance(effect, DoClose) for effect in effects] == [closes]
+
+
+@pytest.mark.parametrize("other", ["a", "z"])
+def test_no_other_subject_takes_a_connection_over(other: str) -> None:
+    session = guest(Access("m", "t1"), other=Access(other, "t2"))
+    assert error_of(session.receive(Auth(1, "other"), 0)).code is ErrorCode.FORBIDDEN
+    assert session.access.subject == "m"
