@@ -55,6 +55,7 @@ _REASONS: dict[str, dict[str, str]] = {
         "self.queue.append(Segment(chunk, None, 0, 0, 1, 0))": _NO_STREAM,
         "self.queue.append(Segment(chunk, None, 0, 0, -1, 0))": _NO_STREAM,
         "continue": "the size only grows: after the first that is too much, all are",
+        "if len(chunks) >= len(queue):": "nobody takes more than there is",
         "if len(chunks) is len(queue):": "to forget the first so many, of all, is to forget all",
         "if self.stalled_ns <= 0:": "no time is below 0",
         "if self.skips and self.bytes >= limits.outbox_soft_bytes:": _SHORTCUT,

@@ -125,3 +125,13 @@ def test_no_other_subject_takes_a_connection_over(other: str) -> None:
     session = guest(Access("m", "t1"), other=Access(other, "t2"))
     assert error_of(session.receive(Auth(1, "other"), 0)).code is ErrorCode.FORBIDDEN
     assert session.access.subject == "m"
+
+
+def test_a_token_of_the_same_rate_refills_nothing() -> None:
+    limits, rates = Limits(commands_burst=3, commands_per_s=300), [int("300"), int("300")]
+    session = guest(
+        Access("m", "t1", commands_per_s=rates[0]), limits, other=Access("m", "t2", commands_per_s=rates[1])
+    )
+    assert [passes(session, 0) for _ in range(2)] == [True, True]
+    session.receive(Auth(1, "other"), 0)
+    assert not passes(session, 0)
