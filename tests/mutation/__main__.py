@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -33,13 +32,14 @@ TESTS = {  # the quickest first: the first failure ends a mutant
     "streamer/session.py": [f"tests/streamer/test_session{name}.py" for name in ("", "_marks", "_drawing")],
 }
 TIMEOUT_S = 20
+"""Of the tests of one mutant, by a command of its own: an endless loop must not outlive whoever ends the run."""
 OPTIONS = "-x -q -c /dev/null --rootdir=. -p no:cacheprovider -p tests.mutation.quick"
 CONFIG = """
 [cosmic-ray]
 module-path = "{module}"
-timeout = {timeout}
+timeout = {twice}
 excluded-modules = []
-test-command = "{python} -m pytest {options} --confcutdir={folder} {tests}"
+test-command = "timeout --signal=KILL {timeout} {python} -m pytest {options} --confcutdir={folder} {tests}"
 distributor.name = "local"
 filters.operators-filter.exclude-operators = {operators}
 """
@@ -65,6 +65,7 @@ def run(module: str, folder: Path, until: float, again: bool) -> Path:
         CONFIG.format(
             module=module,
             timeout=TIMEOUT_S,
+            twice=2 * TIMEOUT_S,
             python=sys.executable,
             options=OPTIONS,
             folder=conftest,
@@ -80,13 +81,11 @@ def run(module: str, folder: Path, until: float, again: bool) -> Path:
     if not session.exists():
         for command in (["cosmic-ray", "init", config, session], ["cr-filter-operators", session, config]):
             subprocess.run([tools / command[0], *command[1:]], cwd=folder, check=True, capture_output=True)
-    execute = subprocess.Popen(
-        [tools / "cosmic-ray", "exec", config, session], cwd=folder, env=environment, start_new_session=True
-    )
+    execute = subprocess.Popen([tools / "cosmic-ray", "exec", config, session], cwd=folder, env=environment)
     try:
         execute.wait(max(1, until - time.monotonic()))
     except subprocess.TimeoutExpired:
-        os.killpg(execute.pid, signal.SIGKILL)  # the tests of the mutant with it
+        execute.terminate()
         execute.wait()
     shutil.copy(ROOT / module, folder / module)
     return session
