@@ -5,6 +5,7 @@ list, so it is read from the right, and only as far as the addresses are proxies
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Network = IPv4Network | IPv6Network
@@ -39,6 +40,7 @@ def client_address(peer: str, forwarded: Sequence[str], proxies: Sequence[Networ
     return str(address)
 
 
+@lru_cache(4_096)  # of 8 us
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     """With an optional port, as some proxies write it; IPv4 in IPv6 is IPv4."""
     if text.startswith("["):

@@ -54,10 +54,11 @@ class StreamHttpProtocol(HttpToolsProtocol):
         self._lobby = lobby
         self._waiting = b""  # what arrived since the last turn in the lobby
         self._limits = clients.hub.limits
-        self._begun = 0  # requests
+        self._begun = self._completed = 0  # requests
         self._bytes = 0  # of the one that arrives, in reads that hold nothing else
         self._in_head = False
         self._arriving = False
+        self._overdue = False
         self._refused = False
         self._redeeming: asyncio.Task[None] | None = None
         self._address = ""  # of the client, once it asks for a stream
@@ -87,6 +88,9 @@ class StreamHttpProtocol(HttpToolsProtocol):
         if self._refused:  # the peer has its answer
             self.transport.abort()
             return
+        if self._waiting:  # perhaps all has come; that it was not looked at yet is our doing
+            self._overdue = True
+            return
         self._clients.limited("request_timeout")
         if self._arriving:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time")
@@ -115,11 +119,15 @@ class StreamHttpProtocol(HttpToolsProtocol):
         data, self._waiting = self._waiting, b""
         if not data or self._refused:
             return
+        completed = self._completed
         try:
             self._take(data)
         except Exception:
             self.transport.abort()  # as the event loop does for an error in `data_received`
             raise
+        if self._overdue and self._completed == completed and not self._refused:
+            self.abort()
+        self._overdue = False
 
     def _take(self, data: bytes) -> None:
         begun = self._begun
@@ -163,6 +171,7 @@ class StreamHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._arriving = False
+        self._completed += 1
         self._clients.requests.stop(self)
         if not self._refused:
             super().on_message_complete()

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
 from services.streamer import lobby
-from services.streamer.lobby import REST, SLICE_S, Lobby
+from services.streamer.lobby import REST, REST_S, SLICE_S, Caller, Lobby
 from streamer.limits import Limits
 from tests.support.endpoint import Raw, request, running
 
@@ -54,6 +55,21 @@ async def test_a_crowd_is_answered_in_slices_with_turns_for_others_between(clock
     assert [number for number, _ in served] == list(range(12))
     turns = [at for _, at in served]
     assert turns == [first + i * (REST + 1) for i in range(3) for first in [turns[0]] * 4]
+
+
+async def test_where_each_turn_is_full_callers_have_a_share_of_the_time(clock: Clock) -> None:
+    waiting, served = Lobby(), list[float]()
+
+    def work() -> None:
+        served.append(clock.now_s)
+        clock.now_s += SLICE_S
+
+    for _ in range(4):
+        waiting.enter(Guest(work))
+    while len(served) < 4:
+        await asyncio.sleep(0)
+        clock.now_s += REST_S / 2  # what others do in each turn
+    assert max(after - before for before, after in pairwise(served)) <= SLICE_S + 1.5 * REST_S
 
 
 async def test_one_that_takes_longer_than_a_slice_is_answered(clock: Clock) -> None:
@@ -110,3 +126,18 @@ async def test_what_waits_of_one_request_is_bounded(monkeypatch: pytest.MonkeyPa
             raw.writer.write(b"y" * Limits().head_bytes_max)
             await asyncio.sleep(0.01)
         assert (await head)[0] == 431
+
+
+@pytest.mark.parametrize(("sent", "status"), [(request(), 101), (request()[:-2], 408)], ids=["all", "a part"])
+async def test_time_in_the_lobby_is_not_the_clients(sent: bytes, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has said all in time is answered, however late its turn comes; who has not has had its time."""
+    callers = list[Caller]()
+    monkeypatch.setattr(Lobby, "enter", lambda _lobby, caller: callers.append(caller))
+    async with running(request_timeout_ms=100) as rig:
+        raw = await Raw.connect(rig)
+        raw.writer.write(sent)
+        while not callers:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+        callers.pop().serve()
+        assert (await raw.head())[0] == status
