@@ -178,8 +178,12 @@ class Fetcher:
         self._until = 0.0
         self._wake()
 
-    async def poll(self, timeout_s: float, records_max: int | None) -> list[Record]:
+    async def poll(self, timeout_s: float, records_max: int | None, *, ahead: bool = True) -> list[Record]:
         """Records that came, in order within each partition; empty when none came in time.
+
+        Args:
+            ahead: Ask for the next ones at once, while these are worked on. For who will pause it is better that the
+                next poll asks, and gets what is newest then.
 
         Raises:
             KafkaError: Of one partition, which is where it was and is asked for again.
@@ -188,7 +192,8 @@ class Fetcher:
         self._until = loop.time() + timeout_s
         while True:
             records = self._take(records_max or sys.maxsize)
-            self._ask(loop.time())
+            if ahead or not records:
+                self._ask(loop.time())
             rest_s = self._until - loop.time()
             if records or rest_s <= 0:
                 return records

@@ -133,9 +133,9 @@ class _Consumer:
         """Seconds since ``poll`` returned. Grows while the caller is stuck, or Kafka is away."""
         return time.monotonic() - self._polled_at
 
-    async def _fetch(self, timeout_ms: int, records_max: int | None) -> list[Record]:
+    async def _fetch(self, timeout_ms: int, records_max: int | None, *, ahead: bool = True) -> list[Record]:
         try:
-            records = await self._fetcher.poll(timeout_ms / 1000, records_max)
+            records = await self._fetcher.poll(timeout_ms / 1000, records_max, ahead=ahead)
         except OffsetOutOfRangeError as error:
             raise await self._lost(error) from None
         except KafkaError as error:
@@ -176,15 +176,20 @@ class Reader(_Consumer):
         resolved = await self._resolved(positions)
         await self._fetcher.assign(resolved, await self.end_offsets(positions))
 
-    async def poll(self, timeout_ms: int, records_max: int | None = None) -> list[Record]:
+    async def poll(self, timeout_ms: int, records_max: int | None = None, *, ahead: bool = True) -> list[Record]:
         """Records that came, in order within each partition; empty when none came in ``timeout_ms``.
+
+        Args:
+            timeout_ms: How long to wait for a first one.
+            records_max: None: all that came.
+            ahead: Whether to ask for the next ones at once, see `Fetcher.poll`.
 
         Raises:
             OffsetsLostError: A position is out of range.
             UserError: Kafka forbids reading.
             BrokerError: Kafka fails.
         """
-        return await self._fetch(timeout_ms, records_max)
+        return await self._fetch(timeout_ms, records_max, ahead=ahead)
 
 
 OnAssigned = Callable[[list[int]], Awaitable[Mapping[int, int]]]

@@ -112,8 +112,9 @@ class MarketReader:
                 self._hub.ready = True
                 self.caught_up.set()
                 _log.info("ready: %d instruments in %.1f s", len(self._hub.instruments()), time.monotonic() - started)
-            await self._process(await self._poll())
-            if pause_s := self._flusher.poll_pause_s:
+            pause_s = self._flusher.poll_pause_s
+            await self._process(await self._poll(ahead=not pause_s))
+            if pause_s:
                 await asyncio.sleep(pause_s)
 
     async def _check_positions(self, ends: dict[tuple[str, int], int]) -> None:
@@ -122,10 +123,10 @@ class MarketReader:
         for partition, beginning in (await self.reader.beginning_offsets(beyond)).items():
             self._on_lost(OffsetsLostError(partition, self.reader.position(partition), beginning, ends[partition]))
 
-    async def _poll(self) -> list[Record]:
+    async def _poll(self, *, ahead: bool = True) -> list[Record]:
         try:
             await self._rewind_snapshots()
-            return await self.reader.poll(POLL_MS, RECORDS_MAX)
+            return await self.reader.poll(POLL_MS, RECORDS_MAX, ahead=ahead)
         except OffsetsLostError as error:
             self._on_lost(error)
         except Exception as error:  # whatever ails Kafka: serve what we have, flagged STALE, and come back
