@@ -17,6 +17,8 @@ from loadtest.swarm import BOOKS, Subscription, Swarm
 from loadtest.target import Live, Server, Source, Target
 
 WARM_UP_S = 1.0
+SHARED_MIN = 1.5
+"""Updates in one send, from which on sends tell how often a server flushes."""
 _MILLION = 1e6
 _COUNTER = re.compile("_(total|count|bucket)({|$)")
 
@@ -166,13 +168,25 @@ def check_references(names: list[str]) -> None:
         raise LoadTestError("--reference c needs a C compiler named cc; install one, or leave the reference out")
 
 
+def as_often_us(ours: Measured, clients: int) -> int:
+    """The interval of flushes, in us, at which a server makes as many sends as ``ours`` did.
+
+    While clients get several updates at a time, that is the time between two sends to one of them. Otherwise each
+    update is a send of its own, however often the server looks, and it looks as often as ours did.
+    """
+    interval_us = 1e3 * ours.flush_interval_ms
+    if ours.frames_per_send >= SHARED_MIN:
+        interval_us = 1e6 * ours.frames_per_send * clients / ours.deliveries_per_s
+    return max(100, round(interval_us))
+
+
 async def compare(server: Server, load: Load, references: list[str]) -> dict[str, Any]:
-    """Measure the server, then each reference under the same load; the C program flushes as often as the server did."""
+    """Measure the server, then each reference under the same load; the C program sends as often as the server did."""
     check_references(references)
     ours = await measure(server, load)
     result: dict[str, Any] = {"scenario": "fanout", "load": asdict(load), **asdict(ours), "references": {}}
     for name in references:
-        theirs = await measure(Reference(name, max(100, round(ours.flush_interval_ms * 1e3))), load)
+        theirs = await measure(Reference(name, as_often_us(ours, load.clients)), load)
         result["references"][name] = asdict(theirs)
     if references:
         first = result["references"][references[0]]

@@ -21,9 +21,9 @@ from streamer.outbox import Outbox
 
 BACKLOG_S = 0.1
 """While a client may have a backlog: the longest time between two flushes, which judge it."""
-POLL_PAUSE = 0.25
+POLL_PAUSE = 0.5
 """Of a round. A fetch costs as much as ten updates, whatever it brings."""
-POLL_PAUSE_FROM_S = 0.005
+POLL_PAUSE_FROM_S = 0.003
 POLL_PAUSE_MAX_S = 0.02
 LATE_S = 0.002
 """What a turn comes too late by is made up for, as far as this: the event loop rounds each wait up to a millisecond."""

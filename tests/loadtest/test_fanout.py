@@ -9,7 +9,7 @@ import pytest
 from loadtest.churn import measure_churn, measure_storm
 from loadtest.connect import measure_connections
 from loadtest.errors import LoadTestError
-from loadtest.fanout import Load, compare, measure
+from loadtest.fanout import Load, as_often_us, compare, measure
 from loadtest.report import write_json, write_report
 from loadtest.servers import Depthcast, Reference, Running
 from loadtest.slow import measure_slow
@@ -46,6 +46,16 @@ async def test_a_reference_delivers_all(name: str) -> None:
     result = await measure(Reference(name), Load(clients=20, instruments=100, per_client=100, rate=50, seconds=1))
     assert result.lost == 0
     assert result.deliveries_per_s == pytest.approx(result.expected_per_s, rel=0.5)
+
+
+async def test_the_floor_sends_as_often_as_the_server_did() -> None:
+    """By its sends, not by how often it looked whether there is something."""
+    need_compiler()
+    load = Load(clients=20, instruments=10, per_client=10, rate=1_000, seconds=1)
+    ours = await measure(Depthcast(environment={"DEPTHCAST_FLUSH_INTERVAL_MIN_MS": "40"}), load)
+    assert ours.frames_per_send > 10
+    theirs = await measure(Reference("c", as_often_us(ours, load.clients)), load)
+    assert theirs.frames_per_send == pytest.approx(ours.frames_per_send, rel=0.3)
 
 
 async def test_connections_are_weighed() -> None:
