@@ -416,7 +416,9 @@ class Scale(_message.Message):
     PRICE_EXPONENT_FIELD_NUMBER: _builtins.int
     SIZE_EXPONENT_FIELD_NUMBER: _builtins.int
     price_exponent: _builtins.int
+    """of a tick, in the quote currency"""
     size_exponent: _builtins.int
+    """of a lot, in the base currency or in contracts, as the venue counts"""
     def __init__(
         self,
         *,
@@ -433,7 +435,9 @@ Global___Scale: _TypeAlias = Scale  # noqa: Y015
 
 @_typing.final
 class BookUpdate(_message.Message):
-    """Book delta or snapshot. Sizes are absolute. Per side, prices strictly ascend, and each level is one element of
+    """Fields 1 to 8 are the same in all updates.
+
+    Book delta or snapshot. Sizes are absolute. Per side, prices strictly ascend, and each level is one element of
     `steps` = step << 1 | removed. For the first level step is the zigzag of its price in ticks, for each next the
     difference to the price before. removed is 1 when the level has no size left; `lots` holds the sizes of the others,
     in the same order. Half of a venue's delta is removals, so these cost no byte of their own.
@@ -477,9 +481,13 @@ class BookUpdate(_message.Message):
     venue_depth: _builtins.int
     """levels per side the venue maintains; 0 = unlimited. On snapshots."""
     @_builtins.property
-    def bid_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def bid_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """ticks << 1 | removed, see above"""
+
     @_builtins.property
-    def bid_lots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def bid_lots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """lots"""
+
     @_builtins.property
     def ask_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -536,11 +544,14 @@ class Trade(_message.Message):
     TRADE_ID_FIELD_NUMBER: _builtins.int
     TS_EVENT_NS_FIELD_NUMBER: _builtins.int
     ticks: _builtins.int
+    """price"""
     lots: _builtins.int
+    """size"""
     side: Global___Side.ValueType
     trade_id: _builtins.str
     """the venue's"""
     ts_event_ns: _builtins.int
+    """venue's time of the trade"""
     def __init__(
         self,
         *,
@@ -560,6 +571,8 @@ Global___Trade: _TypeAlias = Trade  # noqa: Y015
 
 @_typing.final
 class TradesUpdate(_message.Message):
+    """Trades, oldest first."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STREAM_FIELD_NUMBER: _builtins.int
@@ -641,7 +654,9 @@ class QuoteUpdate(_message.Message):
     ts_received_after_ns: _builtins.int
     ts_published_after_ns: _builtins.int
     bid_ticks: _builtins.int
+    """price"""
     bid_lots: _builtins.int
+    """size"""
     ask_ticks: _builtins.int
     ask_lots: _builtins.int
     @_builtins.property
@@ -680,6 +695,8 @@ Global___QuoteUpdate: _TypeAlias = QuoteUpdate  # noqa: Y015
 
 @_typing.final
 class StatusUpdate(_message.Message):
+    """The state of the book."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STREAM_FIELD_NUMBER: _builtins.int
@@ -778,10 +795,14 @@ class Notice(_message.Message):
     stream: _builtins.int
     """0 = the connection"""
     epoch: _builtins.int
+    """ms, as in BookUpdate"""
     from_seq: _builtins.int
+    """after this one ..."""
     to_seq: _builtins.int
+    """... up to and including this one"""
     retry_after_ms: _builtins.int
     reason: Global___Reason.ValueType
+    """of the state"""
     def __init__(
         self,
         *,
@@ -815,7 +836,9 @@ class Welcome(_message.Message):
     heartbeat_interval_ms: _builtins.int
     """the server pings this often"""
     command_bytes_max: _builtins.int
+    """of a command as it is on the wire"""
     subscriptions_max: _builtins.int
+    """of this connection"""
     def __init__(
         self,
         *,
@@ -853,7 +876,7 @@ class Subscribed(_message.Message):
     instrument: _builtins.str
     channel: Global___Channel.ValueType
     depth: _builtins.int
-    """0 = full"""
+    """levels per side; 0 = full"""
     interval_ms: _builtins.int
     """0 = every update"""
     epoch: _builtins.int
@@ -919,6 +942,7 @@ class Pong(_message.Message):
     TS_SERVER_NS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     ts_server_ns: _builtins.int
+    """the server's clock when it answered"""
     def __init__(
         self,
         *,
@@ -1029,11 +1053,14 @@ Global___Command: _TypeAlias = Command  # noqa: Y015
 
 @_typing.final
 class Resume(_message.Message):
+    """The last position that the client holds."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
+    """ms, as in BookUpdate"""
     seq: _builtins.int
     def __init__(
         self,
@@ -1062,7 +1089,7 @@ class Subscribe(_message.Message):
     instrument: _builtins.str
     channel: Global___Channel.ValueType
     depth: _builtins.int
-    """book: 1, 10, 50, 200, 0 = full"""
+    """levels per side of a book: 1, 10, 50, 200, 0 = full"""
     interval_ms: _builtins.int
     """book: 0 = every update, 50, 100, 250, 1000"""
     slow_policy: Global___SlowPolicy.ValueType
@@ -1170,8 +1197,9 @@ class PriceLevel(_message.Message):
     PRICE_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     price: _builtins.str
-    """decimal text, exact"""
+    """decimal text, exact; in the quote currency"""
     size: _builtins.str
+    """the same, in the venue's unit; "0" removes the level from a delta"""
     def __init__(
         self,
         *,
@@ -1196,10 +1224,13 @@ class TickTrade(_message.Message):
     TRADE_ID_FIELD_NUMBER: _builtins.int
     TS_EVENT_NS_FIELD_NUMBER: _builtins.int
     price: _builtins.str
+    """decimal text, as of a PriceLevel"""
     size: _builtins.str
     side: Global___Side.ValueType
     trade_id: _builtins.str
+    """the venue's"""
     ts_event_ns: _builtins.int
+    """venue's time of the trade"""
     def __init__(
         self,
         *,
@@ -1241,6 +1272,7 @@ class Tick(_message.Message):
     prev_sequence: _builtins.int
     """of the one before; a delta whose prev_sequence differs is a gap"""
     ts_event_ns: _builtins.int
+    """the venue's time"""
     @_builtins.property
     def bids(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceLevel]:
         """quote: one level"""
