@@ -15,6 +15,9 @@ _SPANS = (
 _ENDED = "a delta that ends where the book is is old, and nobody asks whether it joins"
 _JOINED = "a snapshot sets it before it is read"
 _NO_STREAM = "what belongs to no stream has no position, and nobody reads it"
+_NO_TIME = "no time is so early"
+_ONE_TALLY = "a notice has no tally of its own, and nothing else a hole"
+_NO_MORE = "nobody has more streams than that"
 _SHORTCUT = "only saves a pass in which nothing is dropped"
 
 _REASONS: dict[str, dict[str, str]] = {
@@ -57,18 +60,33 @@ _REASONS: dict[str, dict[str, str]] = {
         "continue": "the size only grows: after the first that is too much, all are",
         "if len(chunks) >= len(queue):": "nobody takes more than there is",
         "if len(chunks) is len(queue):": "to forget the first so many, of all, is to forget all",
-        "if self.stalled_ns <= 0:": "no time is below 0",
+        "if len(chunks) > len(queue):": "to forget the first so many, of all, is to forget all",
+        "if self.stalled_ns <= 0:": _NO_TIME,
         "if self.skips and self.bytes >= limits.outbox_soft_bytes:": _SHORTCUT,
         "if self.skips or self.bytes > limits.outbox_soft_bytes:": _SHORTCUT,
         "if self.skips and self.bytes is not limits.outbox_soft_bytes:": _SHORTCUT,
+        "if self.skips and self.bytes != limits.outbox_soft_bytes:": _SHORTCUT,
         "if notice is None or notice.epoch < segment.epoch:": "epochs ascend in a queue",
         "def join(self, lane: Lane, epoch: int, seq: int, /, skip: bool) -> None:": "the star is taken for a product",
-        "skipped += sum([segment.tally | self.holes.pop(segment, 0) for segment in mine])": (
-            "a notice has no tally of its own, and nothing else a hole"
-        ),
+        "skipped += sum([segment.tally | self.holes.pop(segment, 0) for segment in mine])": _ONE_TALLY,
+        "skipped += sum([segment.tally ^ self.holes.pop(segment, 0) for segment in mine])": _ONE_TALLY,
+        "QUEUED = -1": "nobody asks for it but tests, by its name",
+        "QUEUED = 1": "nobody asks for it but tests, by its name",
+        "CONFLATED = 0": "nobody asks for it but tests, by its name",
+        "OVERFLOW = 3": "asked for by its name",
+        "self.socket = - 2  # the shell's: where it may write at once; -1: the client must be asked": "below 0 as well",
+        "self.behind[lane] = (epoch, seq, ~1)": "below 0 as well",
+        "self.behind[lane] = (epoch, seq, - 2)": "below 0 as well",
+        "self.taking_ns = 1  # the shell's: when the client last made progress with what was taken": _NO_TIME,
+        "self.taking_ns = -1  # the shell's: when the client last made progress with what was taken": _NO_TIME,
     },
     "streamer/session.py": {
         "return Bucket(max(burst, 1), _S / (per_s or limits.commands_per_s))": "differs by less than a nanosecond",
+        'reason = "too many commands" if code >= CloseCode.TOO_MANY else "too many bad commands"': (
+            "the other is smaller"
+        ),
+        "room = max( -1, self.limits.subscriptions_max - len(self.streams))": _NO_MORE,
+        "if len(session.streams) == session.limits.subscriptions_max:": _NO_MORE,
     },
 }
 

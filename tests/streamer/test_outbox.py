@@ -3,6 +3,7 @@
 from protos.codec import CODECS
 from protos.messages import Channel, CloseCode, MarketMessage, Notice, NoticeCode, Pong, Scale
 from streamer.counters import Counters, count, tally
+from streamer.frames import BINARY, TEXT
 from streamer.limits import Limits
 from streamer.outbox import Lane, Offer, Outbox, Segment
 
@@ -77,15 +78,16 @@ def test_take_fills_a_frame_and_lets_one_large_chunk_through() -> None:
 
 
 def test_a_frame_may_be_full_to_the_byte() -> None:
-    bench = Bench(Channel.RAW)
+    bench = Bench(Channel.RAW, Channel.BOOK)
     for _ in range(4):
         bench.offer(0, 20)
-    assert len(bench.outbox.take(39)) == 1
-    assert len(bench.outbox.take(40)) == 2
+    bench.outbox.join(bench.lanes[1], 0, 0, skip=False)
+    assert [len(bench.outbox.take(size)) for size in (39, 40, 20)] == [1, 2, 1], "and no catch-up comes beyond"
 
 
 def test_an_outbox_begins_with_nothing() -> None:
     outbox = Outbox(CODEC, LIMITS, Counters(), {})
+    assert (outbox.first, Outbox(CODECS["depthcast.v1.json"], LIMITS, Counters(), {}).first) == (BINARY, TEXT)
     lane = Lane(Numbers(1, Channel.BOOK), CODEC, LIMITS, outbox.counters)
     lane.source.total = tally(Channel.BOOK, 7)
     outbox.join(lane, 0, 0, skip=False)
@@ -179,6 +181,14 @@ def test_slow_is_told_once_per_episode() -> None:
         bench.offer(0, 60)
         bench.outbox.settle(1)
     assert bench.counters.slow_episodes == 2
+    assert (len(bench.outbox.take(60)), bench.outbox.slow) == (1, True), "as long as something is left"
+
+
+def test_who_is_slow_from_the_beginning_is_told() -> None:
+    outbox = Outbox(CODEC, LIMITS, Counters(), {})
+    outbox.push(bytes(LIMITS.outbox_soft_bytes + 1))
+    assert (outbox.settle(1), outbox.counters.slow_episodes) == (Offer.CONFLATED, 1)
+    assert CODEC.decode(outbox.queue[1].data) == [Notice(NoticeCode.SLOW)]
 
 
 def test_catch_ups_come_one_by_one_as_the_socket_has_room() -> None:
@@ -229,6 +239,8 @@ def test_no_more_is_skipped_than_needed_and_only_where_it_is_allowed() -> None:
     raw, notice, *kept = bench.outbox.queue
     assert (len(raw.data), [len(segment.data) for segment in kept[:2]]) == (30, [30, 40])
     assert bench.outbox.holes == {notice: tally(Channel.TRADES, 1)}
+    bench.outbox.take(10_000)
+    assert bench.counters.skipped == tally(Channel.TRADES, 1), "nothing else that is taken counts as skipped"
 
 
 def test_one_notice_names_all_that_is_skipped_of_an_epoch() -> None:
@@ -311,7 +323,8 @@ def test_leaving_takes_what_is_queued_along() -> None:
     assert count(bench.counters.skipped, Channel.BOOK) == 1
     assert not bench.lanes[0].listeners
     assert not bench.lanes[0].members
-    assert (bench.outbox.bytes, bench.outbox.settled, bench.outbox.kept) == (0, 0, 0)
+    outbox = bench.outbox
+    assert (outbox.bytes, outbox.settled, outbox.kept, outbox.socket) == (0, 0, 0, -1)
     assert bench.outbox.settle(NOW_NS) is Offer.QUEUED
     assert bench.outbox.bytes == bench.outbox.queued_bytes()
 
@@ -358,10 +371,13 @@ def test_what_was_dropped_for_a_client_that_never_reads_again_is_lost() -> None:
 def test_a_closed_outbox_takes_nothing_and_keeps_its_first_code() -> None:
     bench = Bench(Channel.RAW)
     bench.offer(0)
+    bench.outbox.socket = 5
     bench.outbox.close(CloseCode.SLOW_CONSUMER)
     bench.outbox.close(CloseCode.NORMAL)
     bench.outbox.reply(Pong(1, 1))
     assert bench.outbox.close_code is CloseCode.SLOW_CONSUMER
+    outbox = bench.outbox
+    assert (outbox.bytes, outbox.settled, outbox.kept, outbox.socket) == (0, 0, 0, -1)
     assert bench.outbox.take(100) == []
     assert count(bench.counters.lost, Channel.RAW) == 1
 

@@ -84,7 +84,16 @@ def test_a_short_token_is_warned_of_at_half_of_what_is_left() -> None:
     session = admitted(Access("desk", "t1", expires_ns=NOW_NS + 6 * S))
     assert session.due_ns == NOW_NS + 3 * S
     assert type(session.due_ns) is int
-    assert session.expire(NOW_NS + 4 * S) == [Reply(Notice(NoticeCode.AUTH_EXPIRING, retry_after_ms=2_000))], "late"
+    late = session.expire(NOW_NS + 4 * S + 1)
+    assert late == [Reply(Notice(NoticeCode.AUTH_EXPIRING, retry_after_ms=1_999))], "whole milliseconds"
+
+
+def test_who_is_looked_at_late_is_closed_too() -> None:
+    """The wheel that looks may be held up."""
+    session = admitted(Access("desk", "t1", expires_ns=NOW_NS + 6 * S))
+    assert session.expire(NOW_NS + 6 * S + 1) == [DoClose(CloseCode.UNAUTHORIZED, "the token has expired")]
+    session = admitted(Access(), Limits(pongs_missed_max=2, heartbeat_interval_ms=1_000))
+    assert session.tick(NOW_NS + 4 * S) == [DoClose(CloseCode.HEARTBEAT_TIMEOUT, "no answer to pings")]
 
 
 def test_a_token_without_an_end_is_never_due() -> None:
