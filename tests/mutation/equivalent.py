@@ -86,6 +86,9 @@ _REASONS: dict[str, dict[str, str]] = {
             "the other is smaller"
         ),
         "room = max( -1, self.limits.subscriptions_max - len(self.streams))": _NO_MORE,
+        "self._warning_ns = access.expires_ns - ahead_ns if access.expires_ns != NEVER_NS else NEVER_NS": (
+            "nothing is later than never"
+        ),
         "if len(session.streams) == session.limits.subscriptions_max:": _NO_MORE,
     },
 }

@@ -52,6 +52,12 @@ def test_a_command_is_allowed_again_after_its_share_of_a_second_and_not_before()
     assert [passes(session, NOW_NS + ns) for ns in (0, S // 10 - 1, S // 10)] == [True, False, True]
 
 
+def test_a_burst_is_of_whole_commands() -> None:
+    """A third of 10 is 3: the fourth has to wait for all of its share of a second."""
+    session = admitted(Access(commands_per_s=1), Limits(commands_burst=10, commands_per_s=3))
+    assert [passes(session, NOW_NS + ns) for ns in (0, 0, 0, S * 9 // 10, S)] == [True, True, True, False, True]
+
+
 @pytest.mark.parametrize("granted", [1, 100])
 def test_a_token_of_another_rate_replaces_it(granted: int) -> None:
     limits = Limits(commands_burst=20, commands_per_s=10)
