@@ -67,7 +67,7 @@ FUZZ_S ?= 60
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_S)
 
-# Takes half an hour; a piece: make mutation MUTANTS="protos/book.py --seconds 300"
+# Takes most of an hour; a piece: make mutation MUTANTS="protos/book.py --seconds 300"
 mutation: $(VENV)/.dev
 	$(BIN)/python -m tests.mutation $(MUTANTS)
 

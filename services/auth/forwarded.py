@@ -40,7 +40,7 @@ def client_address(peer: str, forwarded: Sequence[str], proxies: Sequence[Networ
     return str(address)
 
 
-@lru_cache(4_096)  # of 8 us
+@lru_cache(4_096)  # asked at each handshake
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     """With an optional port, as some proxies write it; IPv4 in IPv6 is IPv4."""
     if text.startswith("["):

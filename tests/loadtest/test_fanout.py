@@ -1,6 +1,7 @@
 """Short real runs: the streamer and the references as processes, twenty clients. Nothing is lost, all adds up."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,10 @@ async def test_the_floor_sends_as_often_as_the_server_did() -> None:
     load = Load(clients=20, instruments=10, per_client=10, rate=1_000, seconds=1)
     ours = await measure(Depthcast(environment={"DEPTHCAST_FLUSH_INTERVAL_MIN_MS": "40"}), load)
     assert ours.frames_per_send > 10
-    theirs = await measure(Reference("c", as_often_us(ours, load.clients)), load)
+    often = replace(ours, flush_interval_ms=ours.flush_interval_ms / 4)
+    theirs = await measure(Reference("c", as_often_us(often, load.clients)), load)
     assert theirs.frames_per_send == pytest.approx(ours.frames_per_send, rel=0.3)
+    assert as_often_us(replace(often, frames_per_send=1.0, flush_interval_ms=2.0), load.clients) == 2_000
 
 
 async def test_connections_are_weighed() -> None:

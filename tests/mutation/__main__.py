@@ -2,7 +2,7 @@
 
 Each mutant is the module with one operator, number or branch changed; a mutant that all tests let pass is a survivor.
 Prints the table of CONTRIBUTING.md, and each survivor that `equivalent` does not explain; fails if there is one.
-Works on a copy: the checkout is never changed. Takes most of an hour on one core; `--seconds` bounds it, and the next
+Works on a copy: the checkout is never changed. Takes most of an hour; `--seconds` bounds it, and the next
 run in the same `--folder` goes on where it stopped; with `--again` it first tries once more what survived.
 """
 
