@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 _NICE = -10
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
@@ -42,6 +43,15 @@ def first_in_line() -> Iterator[str]:
             os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
+def kernel_timer(interval_s: float) -> int:
+    """A descriptor that becomes readable every ``interval_s``; 8 bytes are read from it each time (timerfd)."""
+    timer: int = _LIBC.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+    seconds, rest = divmod(round(interval_s * 1e9), 1_000_000_000)
+    if timer < 0 or _LIBC.timerfd_settime(timer, 0, struct.pack("4l", seconds, rest, seconds, rest), None):
+        raise OSError(ctypes.get_errno(), "no timer")
+    return timer
+
+
 class Timer:
     """Calls back every ``interval_s`` by a timer of the kernel's: asyncio rounds its own up to the next millisecond.
 
@@ -49,12 +59,8 @@ class Timer:
     """
 
     def __init__(self, interval_s: float, callback: Callable[[], object]) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._fd: int = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-        seconds, rest = divmod(round(interval_s * 1e9), 1_000_000_000)
         self.started_ns = time.time_ns()
-        if self._fd < 0 or libc.timerfd_settime(self._fd, 0, struct.pack("4l", seconds, rest, seconds, rest), None):
-            raise OSError(ctypes.get_errno(), "no timer")
+        self._fd = kernel_timer(interval_s)
         self._callback = callback
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._fd, self._fire)

@@ -19,7 +19,7 @@ from loadtest.instruments import names
 from loadtest.processes import ROOT, Child, cores, python
 from loadtest.target import Live, Source, Target, trusting
 
-REFERENCES = ("c", "naive", "broadcast")
+REFERENCES = ("c", "python", "naive", "broadcast")
 PREFIX = "depthcast-loadtest"
 PARTITIONS = 8
 _READY_S = 30.0
@@ -137,7 +137,7 @@ class Reference:
     """One of `REFERENCES`, on the server's core, fed over TCP.
 
     Args:
-        flush_interval_us: Of the C program: as often as the server it is compared with.
+        flush_interval_us: Of `c` and `python`, as often as the server they are compared with; the others do not wait.
     """
 
     name: str
@@ -149,10 +149,9 @@ class Reference:
         """Compile it if need be, start it, and wait until it listens."""
         port, feed_port = free_port(), free_port()
         directory = Path(tempfile.mkdtemp(prefix="depthcast-loadtest-"))
-        if self.name == "c":
-            command = [str(compile_floor(directory)), str(port), str(feed_port), str(self.flush_interval_us)]
-        else:
-            command = python("-m", f"loadtest.reference.{self.name}", str(port), str(feed_port))
+        floor = [str(compile_floor(directory))] if self.name == "c" else None
+        program = floor or python("-m", f"loadtest.reference.{self.name}")
+        command = [*program, str(port), str(feed_port), str(self.flush_interval_us)]
         self._child = Child(f"reference {self.name}", command, cores()[0], directory / f"{self.name}.log", {})
         await self._child.start()
         await self._child.line()

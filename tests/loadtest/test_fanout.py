@@ -10,10 +10,12 @@ import pytest
 from loadtest.churn import measure_churn, measure_storm
 from loadtest.connect import measure_connections
 from loadtest.errors import LoadTestError
-from loadtest.fanout import Load, as_often_us, compare, measure
+from loadtest.fanout import Load, as_often_us, chosen, compare, connected, measure
+from loadtest.processes import descriptors
 from loadtest.report import write_json, write_report
 from loadtest.servers import Depthcast, Reference, Running
 from loadtest.slow import measure_slow
+from loadtest.swarm import Swarm
 from tests.support.needs import need_compiler
 
 LOAD = Load(clients=20, instruments=10, per_client=5, rate=200, seconds=1)
@@ -40,7 +42,7 @@ async def test_the_streamer_delivers_all_beside_a_reference_and_reports_it(tmp_p
     assert (tmp_path / "result.svg").read_text().startswith("<svg")
 
 
-@pytest.mark.parametrize("name", ["naive", "c"])
+@pytest.mark.parametrize("name", ["naive", "c", "python"])
 async def test_a_reference_delivers_all(name: str) -> None:
     if name == "c":
         need_compiler()
@@ -49,14 +51,45 @@ async def test_a_reference_delivers_all(name: str) -> None:
     assert result.deliveries_per_s == pytest.approx(result.expected_per_s, rel=0.5)
 
 
-async def test_the_floor_sends_as_often_as_the_server_did() -> None:
+class Small(Swarm):
+    """Clients whose kernel holds little."""
+
+    def receive_buffer(self, index: int) -> int:  # noqa: ARG002
+        return 4_096
+
+
+@pytest.mark.parametrize("name", ["c", "python"])
+async def test_a_floor_drops_who_is_behind_by_a_whole_flush_and_nobody_else(name: str) -> None:
+    if name == "c":
+        need_compiler()
+    server, load = Reference(name, 50_000), Load(clients=5, instruments=4, per_client=4, rate=100_000, seconds=1)
+    try:
+        target, source = await server.start(load.instruments)
+        assert target.pid
+        swarm = Small(target, chosen(load, target))
+        async with connected(swarm):
+            await swarm.settle()  # the snapshots
+            swarm.reset()
+            swarm.clients[0].read_to(1)
+            before = descriptors(target.pid)
+            published = sum((await swarm.while_alive(source, load.rate, load.seconds))["published"])
+            await swarm.settle(4 * published)
+            assert descriptors(target.pid) == before - 1
+            assert [counts.updates for counts in swarm.receiver.counts] == [0, *[published] * 4]
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize("name", ["c", "python"])
+async def test_a_floor_sends_as_often_as_the_server_did(name: str) -> None:
     """By its sends, not by how often it looked whether there is something."""
-    need_compiler()
+    if name == "c":
+        need_compiler()
     load = Load(clients=20, instruments=10, per_client=10, rate=1_000, seconds=1)
     ours = await measure(Depthcast(environment={"DEPTHCAST_FLUSH_INTERVAL_MIN_MS": "40"}), load)
     assert ours.frames_per_send > 10
     often = replace(ours, flush_interval_ms=ours.flush_interval_ms / 4)
-    theirs = await measure(Reference("c", as_often_us(often, load.clients)), load)
+    theirs = await measure(Reference(name, as_often_us(often, load.clients)), load)
     assert theirs.frames_per_send == pytest.approx(ours.frames_per_send, rel=0.3)
     assert as_often_us(replace(often, frames_per_send=1.0, flush_interval_ms=2.0), load.clients) == 2_000
 
@@ -117,5 +150,5 @@ async def test_what_cannot_be_is_said_in_one_line() -> None:
         await measure(Depthcast(), Load(1, 10, 11, 1, 1))
     with pytest.raises(LoadTestError, match="ws://HOST:PORT"):
         await Running("http://127.0.0.1", {"feed": 1}).start(1)
-    with pytest.raises(LoadTestError, match="say one of c, naive"):
+    with pytest.raises(LoadTestError, match="say one of c, python, naive"):
         await compare(Depthcast(), LOAD, ["rust"])
