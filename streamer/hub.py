@@ -4,18 +4,18 @@ The shell's loop, and the order that makes it right::
 
     hub.apply(instrument, message, now_ns)   # for each record read; publishes on streams that have subscribers
     hub.tick(now_ns)                         # interval tiers and digests that are due
-    for outbox in hub.flush(now_ns, 128):    # who waits longest; again while there are more `waiting`
+    queues = hub.flush(now_ns, 128)          # who waits longest; again while there are more `waiting`
+    # those with a socket and a plain queue may be written to in one call, and taken from the list
+    for queue in queues:
+        outbox = queue.owner
         if outbox.close_code is not None: close the connection with it, then hub.detach(outbox)
         elif the socket is writable:      write hub.payload(outbox, bytes_max), until it is empty
-    # or first hub.gather(outboxes): those with a plain queue, to be written in one call
 
 Nothing here waits, and the cost of an update does not depend on the number of its listeners until `flush`, where it is
 one list append each per stream, however many updates the stream had.
 """
 
 from collections import deque
-from collections.abc import Iterable
-from itertools import islice
 
 from protos.book import Book
 from protos.codec import Codec
@@ -33,10 +33,10 @@ from protos.messages import (
     Trade,
     Unsubscribed,
 )
-from streamer.batch import Batch
 from streamer.counters import Counters
 from streamer.instrument import Instrument
 from streamer.limits import Limits
+from streamer.line import Line, PlainLine, Queue
 from streamer.outbox import MS, Offer, Outbox
 from streamer.streams import Fanout, Stream, StreamKey, announce_changes
 from streamer.tiers import TierStream
@@ -65,11 +65,11 @@ class Hub:
         "ready",
     )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, line: Line | None = None) -> None:
         self.limits = limits
         self.ready = False
         self.outboxes: set[Outbox] = set()
-        self._fanout = Fanout(limits)
+        self._fanout = Fanout(limits, line if line is not None else PlainLine())
         self.counters: Counters = self._fanout.counters
         self._instruments: dict[str, Instrument] = {}
         self._streams: dict[int, Stream] = {}
@@ -77,7 +77,7 @@ class Hub:
         self._tiers: dict[int, dict[TierStream, None]] = {}  # by interval_ms
         self._tiers_due: dict[int, int] = {}  # interval_ms -> ns
         self._digests: deque[tuple[int, Stream]] = deque()  # next visit in ns, ascending because all wait equally long
-        self._flushed: list[Outbox] = []  # returned by the last flush
+        self._flushed: list[Queue] = []  # returned by the last flush, as far as the shell left them there
         self._backlog: set[Outbox] = set()  # had something left when the next flush began
         self._sweep_ns = 0
 
@@ -128,7 +128,7 @@ class Hub:
 
     def attach(self, codec: Codec) -> Outbox:
         """The outbox of a new client."""
-        outbox = Outbox(codec, self.limits, self.counters, self._fanout.dirty)
+        outbox = Outbox(codec, self.limits, self.counters, self._fanout.line)
         self.outboxes.add(outbox)
         return outbox
 
@@ -137,7 +137,8 @@ class Hub:
         self._abandon(outbox, CloseCode.NORMAL)
         self.outboxes.discard(outbox)
         self._backlog.discard(outbox)
-        self._fanout.dirty.pop(outbox, None)
+        self._fanout.line.leave(outbox.queue)
+        outbox.queue.owner = None  # or both would wait for the collector
 
     def _abandon(self, outbox: Outbox, code: CloseCode) -> None:
         outbox.close(code)
@@ -270,40 +271,45 @@ class Hub:
 
     @property
     def waiting(self) -> int:
-        """Outboxes with something new to take, which `flush` has not returned yet."""
-        return len(self._fanout.dirty)
+        """Queues with something new to take, which `flush` has not returned yet."""
+        return len(self._fanout.line)
 
-    def flush(self, now_ns: int, outboxes_max: int | None = None) -> list[Outbox]:
+    @property
+    def backlog(self) -> bool:
+        """Whether somebody may not have taken what `flush` brought: it is judged at the next."""
+        return bool(self._flushed or self._backlog)
+
+    def flush(self, now_ns: int, queues_max: int | None = None) -> list[Queue]:
         """Offer what was published to every listener, and judge who did not take what `flush` brought before.
 
         Args:
-            outboxes_max: Of those with something new; None: all. The others keep their place in the line, and get what
+            queues_max: Of those with something new; None: all. The others keep their place in the line, and get what
                 is published until it is their turn with the rest.
 
         Returns:
-            Outboxes with something new to take, who waits longest first; and those that were closed now (`close_code`
-            is set). Who left something is returned again when there is more: the shell knows when its socket has room.
+            Of those with something new to take, who waits longest first; and of those that were closed now
+            (`close_code` is set). Who left something is returned again when there is more: the shell knows when its
+            socket has room. Whom it wrote everything it may take out of the list: that one has no backlog.
         """
         fanout = self._fanout
         fanout.now_ns = now_ns
         backlog = self._backlog
-        backlog.update([outbox for outbox in self._flushed if outbox.queue or outbox.behind])
+        for queue in self._flushed:
+            if queue.owner is not None:
+                backlog.add(queue.owner)
         if backlog:
-            backlog.intersection_update([outbox for outbox in backlog if outbox.queue or outbox.behind])
+            backlog.intersection_update([outbox for outbox in backlog if len(outbox.queue) or outbox.behind])
         for stream in fanout.touched:
             stream.cut()
         fanout.touched.clear()
-        dirty = fanout.dirty
-        flushed = self._flushed = list(islice(dirty, outboxes_max))
-        for outbox in flushed:
-            del dirty[outbox]
+        flushed = self._flushed = fanout.line.take(queues_max)
         if backlog:
             self._settle(flushed, now_ns)
         return flushed
 
-    def _settle(self, flushed: list[Outbox], now_ns: int) -> None:
+    def _settle(self, flushed: list[Queue], now_ns: int) -> None:
         backlog = self._backlog
-        judged = [outbox for outbox in flushed if outbox in backlog]
+        judged = [outbox for queue in flushed if (outbox := queue.owner) is not None and outbox in backlog]
         if now_ns - self._sweep_ns >= _SWEEP_MS * MS:
             self._sweep_ns = now_ns
             judged = list(backlog)
@@ -312,31 +318,8 @@ class Hub:
             if outbox.close_code is None and outbox.settle(now_ns) is Offer.OVERFLOW:
                 self.counters.overflows += 1
                 self._abandon(outbox, CloseCode.SLOW_CONSUMER)
-                if outbox not in here:
-                    flushed.append(outbox)
-
-    def gather(self, outboxes: Iterable[Outbox]) -> Batch:
-        """Who can be written to at once, with what. The shell empties the queues and adds to ``counters.delivered``."""
-        batch = Batch()
-        sockets, firsts, queues, direct = batch.sockets, batch.firsts, batch.queues, batch.outboxes
-        for outbox in outboxes:
-            queue = outbox.queue
-            if (
-                outbox.socket < 0
-                or outbox.behind
-                or outbox.settled
-                or outbox.stalled_ns
-                or outbox.slow
-                or outbox.close_code is not None
-                or not queue
-            ):
-                batch.others.append(outbox)
-                continue
-            sockets.append(outbox.socket)
-            firsts.append(outbox.first)
-            queues.append(queue)
-            direct.append(outbox)
-        return batch
+                if outbox.queue not in here:
+                    flushed.append(outbox.queue)
 
     def payload(self, outbox: Outbox, bytes_max: int) -> bytes:
         """`Outbox.take`, joined; b"" when there is nothing to send."""

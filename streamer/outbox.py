@@ -1,8 +1,8 @@
-"""One client's bounded list of shared segments, and what becomes of a client that reads too slowly.
+"""One client's bounded queue of shared segments, and what becomes of a client that reads too slowly.
 
-A flush appends one segment per touched stream to the queue of each listener: no call, no counting, because that append
-is the only work done per delivery. The shell takes what the socket can hold. Whatever is still queued at the next flush
-is a backlog, and `Outbox.settle` judges it:
+A flush appends one segment per touched stream to the queue of each listener (`streamer.line`): no counting, because
+that append is the only work done per delivery. The shell takes what the socket can hold. Whatever is still queued at
+the next flush is a backlog, and `Outbox.settle` judges it:
 
 - Over the soft mark, in bytes or in time without a take, `book` and `bbo` *collapse*: their queued segments are dropped
   and the stream is remembered as behind the position that the client has, which is the ``prev_seq`` of the first
@@ -27,6 +27,7 @@ from protos.messages import Channel, CloseCode, MarketMessage, Notice, NoticeCod
 from streamer.counters import Counters
 from streamer.frames import BINARY, TEXT
 from streamer.limits import Limits
+from streamer.line import Line, Listeners, Queue
 
 MS = 1_000_000
 """Nanoseconds in a millisecond."""
@@ -91,13 +92,13 @@ class Lane:
         "source",
     )
 
-    def __init__(self, source: Source, codec: Codec, limits: Limits, counters: Counters) -> None:
+    def __init__(self, source: Source, codec: Codec, limits: Limits, counters: Counters, listeners: Listeners) -> None:
         self.source = source
         self.codec = codec
         self.counters = counters
         self.conflatable = source.channel in (Channel.BOOK, Channel.BBO)
         self.chunks: list[bytes] = []
-        self.listeners: dict[Outbox, list[Segment]] = {}
+        self.listeners = listeners
         self.members: set[Outbox] = set()
         self.conflating = 0  # members that collapsed and did not catch up yet
         self.cache: dict[tuple[int, int], bytes] = {}  # since() as of this position of the stream
@@ -109,7 +110,7 @@ class Lane:
         Returns:
             The chunks that bring it there from (epoch, seq); b"" when there is nothing to say.
         """
-        self.listeners[outbox] = outbox.queue
+        self.listeners.add(outbox.queue)
         data = self.cache.get((epoch, seq))
         if data is None:
             scale = self.source.scale()
@@ -141,18 +142,16 @@ class Outbox:
         "settled",
         "skips",
         "slow",
-        "socket",
         "stalled_ns",
         "taking_ns",
-        "wake",
     )
 
-    def __init__(self, codec: Codec, limits: Limits, counters: Counters, wake: "dict[Outbox, list[Segment]]") -> None:
-        self.wake = wake  # who has something to take, with the queue; the hub's
+    def __init__(self, codec: Codec, limits: Limits, counters: Counters, line: Line) -> None:
         self.codec = codec
         self.limits = limits
         self.counters = counters
-        self.queue: list[Segment] = []  # always this list: the lanes hold it
+        self.first = BINARY if codec.binary else TEXT  # byte of each frame
+        self.queue: Queue = line.queue(self, self.first)
         self.lanes: dict[int, Lane] = {}  # by stream id
         self.skips: set[Lane] = set()  # subscribed with SlowPolicy.SKIP
         self.behind: dict[Lane, tuple[int, int, int]] = {}  # epoch, seq the client has; the stream's total there, or -1
@@ -162,8 +161,6 @@ class Outbox:
         self.bytes = 0  # of the first `settled` segments
         self.settled = 0
         self.kept = 0  # leading segments that cannot collapse
-        self.first = BINARY if codec.binary else TEXT  # byte of each frame
-        self.socket = -1  # the shell's: where it may write at once; -1: the client must be asked
         self.stalled_ns = 0  # when the backlog was first seen without a take since; 0: not seen
         self.taking_ns = 0  # the shell's: when the client last made progress with what was taken
 
@@ -171,7 +168,6 @@ class Outbox:
         """Queue a chunk that belongs to no stream, in order with what is queued. Nothing once the outbox is closed."""
         if self.close_code is None:
             self.queue.append(Segment(chunk, None, 0, 0, 0, 0))
-            self.wake.setdefault(self, self.queue)
 
     def reply(self, message: ServerMessage) -> None:
         """`push` a message about no price, or one that carries its scale."""
@@ -184,10 +180,11 @@ class Outbox:
             bytes_max: Of the frame. A first chunk or a catch-up that is larger comes whole.
         """
         queue = self.queue
+        segments = queue.segments()
         chunks: list[bytes] = []
         size = 0
         tally = 0
-        for segment in queue:  # one plain loop: half the time of two comprehensions and two sums
+        for segment in segments:  # one plain loop: half the time of two comprehensions and two sums
             data = segment.data
             size += len(data)
             if size > bytes_max and chunks:
@@ -196,11 +193,12 @@ class Outbox:
             tally += segment.tally
         self.counters.delivered += tally
         if self.holes:
-            self.counters.skipped += sum([self.holes.pop(segment, 0) for segment in queue[: len(chunks)]])
-        if len(chunks) == len(queue):
-            self.empty()
+            self.counters.skipped += sum([self.holes.pop(segment, 0) for segment in segments[: len(chunks)]])
+        if len(chunks) == len(segments):
+            queue.replace([])
+            self.bytes = self.settled = self.kept = self.stalled_ns = 0
         else:
-            self._forget_first(len(chunks))
+            self._forget_first(segments, len(chunks))
         while self.behind and not queue and size < bytes_max:
             data = self._rejoin(next(iter(self.behind)))
             if data:
@@ -208,21 +206,17 @@ class Outbox:
                 size += len(data)
         if not queue and not self.behind:
             self.slow = False
+            queue.plain = self.close_code is None
         return chunks
 
-    def empty(self) -> None:
-        """All that was queued is taken, and counted."""
-        self.queue.clear()
-        self.bytes = self.settled = self.kept = self.stalled_ns = 0
-
-    def _forget_first(self, taken: int) -> None:
+    def _forget_first(self, segments: list[Segment], taken: int) -> None:
         settled = min(taken, self.settled)
-        for segment in self.queue[:settled]:
+        for segment in segments[:settled]:
             self.bytes -= len(segment.data)
         self.settled -= settled
         self.kept = max(0, self.kept - taken)
         self.stalled_ns = 0
-        del self.queue[:taken]
+        self.queue.replace(segments[taken:])
 
     def _rejoin(self, lane: Lane) -> bytes:
         lane.source.cut()  # what was published before must not come again
@@ -240,13 +234,14 @@ class Outbox:
 
     def settle(self, now_ns: int) -> Offer:
         """Judge a backlog: what one flush queued and the client had not taken by the next."""
+        self.queue.plain = False
         if self.stalled_ns == 0:
             self.stalled_ns = now_ns
         limits = self.limits
-        queue = self.queue
-        for segment in queue[self.settled :]:
+        segments = self.queue.segments()
+        for segment in segments[self.settled :]:
             self.bytes += len(segment.data)
-        self.settled = len(queue)
+        self.settled = len(segments)
         if now_ns - max(self.stalled_ns, self.taking_ns) >= limits.outbox_stall_ms * MS:
             return Offer.OVERFLOW
         few = self.bytes <= limits.outbox_soft_bytes
@@ -267,10 +262,10 @@ class Outbox:
 
     def _collapse(self) -> None:
         """Drop what a since() message can replace."""
-        queue = self.queue
-        keep = queue[: self.kept]
+        segments = self.queue.segments()
+        keep = segments[: self.kept]
         dropped: dict[Lane, int] = {}
-        for segment in queue[self.kept :]:
+        for segment in segments[self.kept :]:
             lane = segment.lane
             if lane is None or not lane.conflatable:
                 keep.append(segment)
@@ -278,21 +273,21 @@ class Outbox:
             if lane not in dropped:
                 self.behind[lane] = (segment.epoch, segment.prev_seq, lane.source.total)
                 lane.conflating += 1
-                del lane.listeners[self]
+                lane.listeners.discard(self.queue)
             dropped[lane] = dropped.get(lane, 0) + segment.tally
             self.bytes -= len(segment.data)
         for lane, tally in dropped.items():
             epoch, seq, total = self.behind[lane]
             self.behind[lane] = (epoch, seq, total - tally)
-        queue[:] = keep
-        self.kept = self.settled = len(queue)
+        self.queue.replace(keep)
+        self.kept = self.settled = len(keep)
 
     def _skip(self) -> None:
         """Drop the oldest trades until the queue is below the soft mark, and say so where they were."""
         keep: list[Segment] = []
         notices: dict[Lane, Segment] = {}
         changed: dict[Segment, Lane] = {}
-        for segment in self.queue:
+        for segment in self.queue.segments():
             lane = segment.lane
             if lane is None or lane not in self.skips:
                 keep.append(segment)
@@ -316,7 +311,7 @@ class Outbox:
             changed[notice] = lane
         for notice, lane in changed.items():
             self._announce_skipped(notice, lane)
-        self.queue[:] = keep
+        self.queue.replace(keep)
         self.kept = self.settled = len(keep)
 
     def _announce_skipped(self, notice: Segment, lane: Lane) -> None:
@@ -327,7 +322,8 @@ class Outbox:
 
     def join(self, lane: Lane, epoch: int, seq: int, *, skip: bool) -> None:
         """Subscribe: behind the position that the client has (seq 0: none), until the next take."""
-        self.wake.setdefault(self, self.queue)
+        self.queue.plain = False
+        self.queue.stand()
         self.lanes[lane.source.id] = lane
         lane.members.add(self)
         self.behind[lane] = (epoch, seq, -1)
@@ -339,13 +335,14 @@ class Outbox:
         reply says so."""
         del self.lanes[lane.source.id]
         lane.members.discard(self)
-        lane.listeners.pop(self, None)
+        lane.listeners.discard(self.queue)
         self.skips.discard(lane)
         skipped = self._forget_behind(lane) if lane in self.behind else 0
-        mine = [segment for segment in self.queue if segment.lane is lane]
+        segments = self.queue.segments()
+        mine = [segment for segment in segments if segment.lane is lane]
         if mine:
             skipped += sum([segment.tally + self.holes.pop(segment, 0) for segment in mine])
-            self.queue[:] = [segment for segment in self.queue if segment.lane is not lane]
+            self.queue.replace([segment for segment in segments if segment.lane is not lane])
             self.bytes = self.settled = self.kept = 0
         self.counters.skipped += skipped
 
@@ -354,17 +351,17 @@ class Outbox:
         self.counters.lost += self.queued()
         for lane in list(self.behind):
             self._forget_behind(lane)
-        self.queue.clear()
+        self.queue.replace([])
+        self.queue.plain = False
         self.holes.clear()
         self.bytes = self.settled = self.kept = 0
-        self.socket = -1
         if self.close_code is None:
             self.close_code = code
 
     def queued(self) -> int:
         """Tally of the updates that wait, as they are or for what stands in their place."""
         behind = [lane.source.total - total for lane, (_, _, total) in self.behind.items() if total >= 0]
-        return sum([segment.tally for segment in self.queue]) + sum(self.holes.values()) + sum(behind)
+        return sum([segment.tally for segment in self.queue.segments()]) + sum(self.holes.values()) + sum(behind)
 
     def queued_bytes(self) -> int:
-        return sum([len(segment.data) for segment in self.queue])
+        return sum([len(segment.data) for segment in self.queue.segments()])

@@ -24,8 +24,9 @@ from protos.messages import (
 )
 from streamer.counters import Counters, tally
 from streamer.limits import Limits
+from streamer.line import Line
 from streamer.market import Market
-from streamer.outbox import Lane, Outbox, Segment
+from streamer.outbox import Lane, Segment
 
 
 class StreamKey(NamedTuple):
@@ -65,13 +66,13 @@ class _Digest(Enum):
 class Fanout:
     """What one flush works on; shared by the hub and all streams."""
 
-    __slots__ = ("counters", "dirty", "limits", "now_ns", "stale", "touched")
+    __slots__ = ("counters", "limits", "line", "now_ns", "stale", "touched")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, line: Line) -> None:
         self.limits = limits
+        self.line = line
         self.counters = Counters()
         self.touched: list[Stream] = []  # with something published since their last cut
-        self.dirty: dict[Outbox, list[Segment]] = {}  # with something to take: who waits longest is first
         self.now_ns = 0
         self.stale = False  # the whole source is silent or behind
 
@@ -117,7 +118,7 @@ class Stream:
         for lane in self.lanes:
             if lane.codec is codec:
                 return lane
-        lane = Lane(self, codec, self.fanout.limits, self.fanout.counters)
+        lane = Lane(self, codec, self.fanout.limits, self.fanout.counters, self.fanout.line.listeners())
         self.lanes.append(lane)
         return lane
 
@@ -211,10 +212,7 @@ class Stream:
             chunks = lane.chunks
             if listeners and chunks:
                 data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                segment = Segment(data, lane, self._epoch, self._prev_seq, self.seq, updates)
-                for queue in listeners.values():
-                    queue.append(segment)
-                self.fanout.dirty.update(listeners)
+                listeners.offer(Segment(data, lane, self._epoch, self._prev_seq, self.seq, updates))
             chunks.clear()
 
     def health(self) -> NoticeCode:

@@ -20,6 +20,7 @@ from services.streamer.clock import Clock
 from services.streamer.endpoint import Endpoint
 from services.streamer.market import MarketReader
 from services.streamer.observe import observe
+from services.streamer.sending import Line
 from services.topics import check_topics
 from streamer.hub import Hub
 from streamer.limits import Limits
@@ -44,7 +45,7 @@ async def run_streamer(
     """
     stop = stop or stop_on_signals()
     raise_descriptor_limit()
-    clock, metrics, hub = Clock(), Metrics(), Hub(limits_of(settings))
+    clock, metrics, hub = Clock(), Metrics(), Hub(limits_of(settings), Line())
     endpoint = Endpoint(settings, hub, metrics, clock)
     admin = Admin(settings, metrics, endpoint.clients.why_not_ready, [revocations_route(endpoint.gate)])
     market = MarketReader(settings, hub, metrics, clock, endpoint.flusher)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from services.streamer.admission import Admission
 from services.streamer.clock import Clock
 from services.streamer.sending import send_all
 from streamer.hub import Hub
+from streamer.line import Queue
 from streamer.outbox import Outbox
 
 BEATS = 60
@@ -178,24 +179,20 @@ class Clients:
         self.endings.stop(member)
         self.metrics.disconnected(code)
 
-    def flush(self, outboxes: Sequence[Outbox]) -> None:
+    def flush(self, queues: list[Queue]) -> None:
         """Write to each client what waits for it, as far as the kernel takes it."""
         hub, members = self.hub, self.members
-        batch = hub.gather(outboxes)
-        sent_bytes, tally, left = send_all(batch.sockets, batch.firsts, batch.queues, hub.limits.frame_bytes_max)
+        count = len(queues)
+        sent_bytes, tally, left = send_all(queues, hub.limits.frame_bytes_max)
         hub.counters.delivered += tally
-        self.sends += len(batch.sockets)
+        self.sends += count - len(queues)
         self.sent_bytes += sent_bytes
-        for i, rest in left:
-            if rest is None:
-                self.sends -= 1
-                batch.others.append(batch.outboxes[i])
-            else:
-                members[batch.outboxes[i]].sent(rest)
-        for outbox in batch.others:
-            member = members.get(outbox)
-            if member is not None:
-                member.flush()
+        for queue, rest in left:
+            if queue.owner is not None:
+                members[queue.owner].sent(rest)
+        for queue in queues:
+            if queue.owner in members:
+                members[queue.owner].flush()
 
     async def run(self) -> None:
         """Turn the wheel, for ever."""

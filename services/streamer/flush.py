@@ -17,7 +17,6 @@ from services.metrics import Metrics
 from services.streamer.clients import Clients
 from services.streamer.clock import Clock
 from streamer.hub import Hub
-from streamer.outbox import Outbox
 
 BACKLOG_S = 0.1
 """While a client may have a backlog: the longest time between two flushes, which judge it."""
@@ -70,16 +69,16 @@ class Flusher:
         """Flush for ever."""
         hub = self._hub
         free_at = 0.0  # when our share of the core allows the next slice
-        outboxes: list[Outbox] = []
         while True:
-            await self._wait(backlog=bool(outboxes))
+            await self._wait(backlog=hub.backlog)
             started_at, started = time.monotonic(), time.thread_time()
             now_ns = self._clock.now_ns()
             hub.tick(now_ns)
-            outboxes = hub.flush(now_ns, self._slice)
-            clients.flush(outboxes)
+            queues = hub.flush(now_ns, self._slice)
+            served = len(queues)
+            clients.flush(queues)
             busy_s = time.thread_time() - started
-            self._measure(len(outboxes), busy_s)
+            self._measure(served, busy_s)
             free_at = max(free_at, started_at - LATE_S) + busy_s / self._duty
             rest_s = free_at - time.monotonic()
             if not hub.waiting:

@@ -2,7 +2,8 @@
 
 Right only where a transport has nothing buffered, and for plain TCP: TLS has its state in the transport.
 
-`send_all` is the compiled build's (`native.c`), or else `send_each`; one test holds both to the same contract.
+`Line` and `send_all` are the compiled build's (`native.c`), or else `PlainLine` and `send_each`; one set of tests holds
+both to the same contract.
 """
 
 import fcntl
@@ -12,56 +13,60 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 
+from streamer import line
 from streamer.frames import header
+from streamer.line import PlainLine, PlainQueue, Queue
 from streamer.outbox import Segment
 
-Left = list[tuple[int, bytes | None]]
+Left = list[tuple[Queue, bytes]]
 
 
-def send_each(
-    sockets: list[int], firsts: bytearray, queues: list[list[Segment]], bytes_max: int
-) -> tuple[int, int, Left]:
-    """Send what each client waits for as one WebSocket frame, and empty its queue.
+def send_each(queues: list[Queue], bytes_max: int) -> tuple[int, int, Left]:
+    """Send what waits in each plain queue with a socket as one WebSocket frame, and take the queue out of ``queues``.
 
     Clients with the same queue share one frame.
 
     Args:
-        sockets: Descriptors, non-blocking.
-        firsts: The first byte of each client's frames.
-        queues: What waits for each; not empty.
+        queues: Of a `PlainLine`. Those that stay are to be asked: empty, not plain, without a socket, or with more than
+            fits a frame.
         bytes_max: Of a payload.
 
     Returns:
-        Bytes sent or left, the tally of what the frames hold, and of each frame that its socket did not take whole
-        (index, the rest). A broken socket takes nothing; to find out why is its transport's work. (index, None): too
-        large for one frame, so nothing was done.
+        Bytes sent or left, the tally of what the frames hold, and the rest of each frame that its socket did not take
+        whole. A broken socket takes nothing; to find out why is its transport's work.
     """
+    asked: list[Queue] = []
     left: Left = []
     frames: dict[Segment, tuple[list[Segment], int, bytes, int]] = {}  # by the last segment, cheaper to hash than all
     total_bytes = total = 0
     write, join = os.write, b"".join
-    for i, queue in enumerate(queues):
-        last, first = queue[-1], firsts[i]
+    for queue in queues:
+        if not isinstance(queue, PlainQueue) or queue.socket < 0 or not queue.plain or not queue.items:
+            asked.append(queue)
+            continue
+        items, first = queue.items, queue.first
+        last = items[-1]
         shared = frames.get(last)
-        if shared is not None and shared[0] == queue and shared[1] == first:
+        if shared is not None and shared[0] == items and shared[1] == first:
             frame, tally = shared[2], shared[3]
         else:
-            payload = join([segment.data for segment in queue])
+            payload = join([segment.data for segment in items])
             if len(payload) > bytes_max:
-                left.append((i, None))
+                asked.append(queue)
                 continue
             frame = header(first, len(payload)) + payload
-            tally = sum([segment.tally for segment in queue])
-            frames[last] = (queue.copy(), first, frame, tally)
+            tally = sum([segment.tally for segment in items])
+            frames[last] = (items.copy(), first, frame, tally)
         try:
-            taken = write(sockets[i], frame)
+            taken = write(queue.socket, frame)
         except OSError:
             taken = 0
         if taken < len(frame):
-            left.append((i, frame[taken:]))
+            left.append((queue, frame[taken:]))
         total_bytes += len(frame)
         total += tally
-        queue.clear()
+        items.clear()
+    queues[:] = asked
     return total_bytes, total, left
 
 
@@ -73,8 +78,9 @@ def unacknowledged(descriptor: int) -> int:
     return int.from_bytes(count, sys.byteorder)
 
 
-send_all: Callable[[list[int], bytearray, list[list[Segment]], int], tuple[int, int, Left]]
+Line: Callable[[], line.Line]
+send_all: Callable[[list[Queue], int], tuple[int, int, Left]]
 try:
-    from services.streamer.native import send_all
+    from services.streamer.native import Line, send_all
 except ImportError:
-    send_all = send_each
+    Line, send_all = PlainLine, send_each

@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
             return
         if outbox.slow and outbox.behind and self._gate is None:
             self._gate = Gate(self._clients.clock.now_ns())
-            outbox.socket = -1
+            outbox.queue.socket = -1
         if self._paused:
             self._watch(self._clients.clock.now_ns())
         while not (self._paused or self._sent_code or (self._gate is not None and self._gate.shut)):
@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
     def _allow_direct(self) -> None:
         """Let the flush loop write to the socket itself while the transport has nothing of ours, see `sending`."""
         if not (self._paused or self._tls or self._gate is not None):
-            self._outbox.socket = self._transport.get_extra_info("socket").fileno()
+            self._outbox.queue.socket = self._transport.get_extra_info("socket").fileno()
 
     def sent(self, rest: bytes) -> None:
         """The flush loop wrote to the socket, which did not take ``rest``."""
@@ -272,7 +272,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = True
-        self._outbox.socket = -1
+        self._outbox.queue.socket = -1
         self._outbox.taking_ns = self._clients.clock.now_ns()
         self._untaken = self._not_taken()
 

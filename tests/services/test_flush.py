@@ -15,6 +15,7 @@ from services.streamer.clock import Clock
 from services.streamer.flush import Flusher
 from streamer.hub import Hub
 from streamer.limits import Limits
+from streamer.line import Queue
 from streamer.outbox import Outbox
 from tests.support.endpoint import BTC, PROTO, Client, client, running
 
@@ -27,13 +28,13 @@ class SlowHub(Hub):
     took_s = 0.0  # more than that, when others have the core too
     flusher: Flusher
 
-    def flush(self, now_ns: int, outboxes_max: int | None = None) -> list[Outbox]:
+    def flush(self, now_ns: int, queues_max: int | None = None) -> list[Queue]:
         self.flushes += 1
         started, until = time.monotonic(), time.thread_time() + self.seconds
         while time.thread_time() < until:
             pass
         self.took_s += time.monotonic() - started
-        return super().flush(now_ns, outboxes_max)
+        return super().flush(now_ns, queues_max)
 
 
 async def flushing(hub: SlowHub, settings: Settings, seconds: float, *, busy: bool) -> float:

@@ -70,7 +70,7 @@ async def test_every_update_arrives_in_order(files: dict[str, Path], trusting: s
         while not seen or seen[-1].seq != last:
             seen.append(await one.until(BookUpdate))
         assert [(u.prev_seq, u.seq) for u in seen] == [(seq - 1, seq) for seq in range(2, last + 1)]
-        assert {outbox.socket for outbox in rig.hub.outboxes} == {-1}, "nobody writes past TLS"
+        assert {outbox.queue.socket for outbox in rig.hub.outboxes} == {-1}, "nobody writes past TLS"
 
 
 async def test_https_answers_on_the_same_port(files: dict[str, Path], trusting: ssl.SSLContext) -> None:

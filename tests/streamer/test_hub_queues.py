@@ -15,6 +15,10 @@ from streamer.outbox import Outbox
 from tests.support.world import BBO, BOOK, MS, RAW, STATUS, TRADES, World, kinds
 
 
+def flushed(world: World, now_ns: int, queues_max: int | None = None) -> list[Outbox | None]:
+    return [queue.owner for queue in world.hub.flush(now_ns, queues_max)]
+
+
 def test_a_client_that_never_reads_is_closed_and_counted(maker: Callable[..., Any], codec: Codec) -> None:
     world = World(maker, codec, Limits(outbox_soft_bytes=500, outbox_hard_bytes=2_000))
     world.apply(world.maker.snapshot())
@@ -72,7 +76,10 @@ def test_a_segment_never_spans_epochs(world: World) -> None:
     one, _, two = maker.trade(), maker.snapshot(), maker.trade()
     world.apply(one, two)
     world.hub.flush(3)
-    assert [(segment.epoch, segment.seq) for segment in outbox.queue] == [(one.epoch, one.seq), (two.epoch, two.seq)]
+    assert [(segment.epoch, segment.seq) for segment in outbox.queue.segments()] == [
+        (one.epoch, one.seq),
+        (two.epoch, two.seq),
+    ]
 
 
 def test_only_trades_can_be_skipped(world: World) -> None:
@@ -81,23 +88,43 @@ def test_only_trades_can_be_skipped(world: World) -> None:
     assert [lane.source.channel for lane in outbox.skips] == [Channel.TRADES]
 
 
-def test_who_has_a_plain_queue_can_be_written_to_at_once(world: World) -> None:
-    """Who has no socket, is closed, is slow or has other things to take is to be asked."""
+def test_a_queue_is_plain_while_there_is_nothing_else_to_take(world: World) -> None:
+    """Who joins, is judged or closed is to be asked, until it took all there was."""
     world.apply(world.maker.snapshot())
-    plain, closed, joining, idle, without = [world.join(RAW) for _ in range(5)]
-    for socket, outbox in enumerate((plain, closed, joining, idle), start=3):
-        outbox.socket = socket
+    plain, closed, joining, late = [world.join(RAW) for _ in range(4)]
+    assert [outbox.queue.plain for outbox in (plain, closed, joining, late)] == [True] * 4
     world.apply(world.maker.delta())
     world.hub.flush(3)
-    idle.take(1_000)
+    for outbox in (plain, joining):
+        outbox.take(1_000)
     closed.close(CloseCode.NORMAL)
     world.hub.subscribe(joining, BOOK, None, SlowPolicy.CLOSE, 3)
-    batch = world.hub.gather([plain, closed, joining, idle, without])
-    assert (batch.sockets, batch.outboxes, batch.others) == ([3], [plain], [closed, joining, idle, without])
-    assert batch.queues[0] is plain.queue
-    assert bytes(batch.firsts) == bytes((plain.first,))
-    world.hub.flush(200 * MS)  # still there: a backlog now
-    assert world.hub.gather([plain]).others == [plain]
+    world.hub.flush(200 * MS)  # the update is still there for `late`: a backlog now
+    assert [outbox.queue.plain for outbox in (plain, closed, joining, late)] == [True, False, False, False]
+    late.take(1)
+    assert not late.queue.plain or not len(late.queue)
+    for outbox in (closed, joining, late):
+        outbox.take(100_000)
+    assert [outbox.queue.plain for outbox in (plain, closed, joining, late)] == [True, False, True, True]
+
+
+def test_who_is_written_everything_has_no_backlog(world: World) -> None:
+    """The shell takes it out of what `flush` returned, and nobody looks at it again."""
+    world.apply(world.maker.snapshot())
+    written, left = world.join(RAW), world.join(RAW)
+    world.hub.flush(2)
+    world.hub.flush(2)
+    assert not world.hub.backlog
+    world.apply(world.maker.delta())
+    queues = world.hub.flush(3)
+    written.queue.replace([])
+    queues.remove(written.queue)
+    assert world.hub.backlog
+    world.hub.flush(200 * MS)
+    assert (written.stalled_ns, left.stalled_ns) == (0, 200 * MS)
+    left.take(1_000)
+    world.hub.flush(201 * MS)
+    assert not world.hub.backlog
 
 
 def test_clients_stand_in_line_and_get_what_there_is_when_it_is_their_turn(world: World) -> None:
@@ -105,14 +132,14 @@ def test_clients_stand_in_line_and_get_what_there_is_when_it_is_their_turn(world
     first, second, third = [world.join(RAW) for _ in range(3)]
     world.hub.detach(world.join(RAW))
     world.apply(world.maker.delta())
-    assert world.hub.flush(3, 2) == [first, second]
+    assert flushed(world, 3, 2) == [first, second]
     assert world.hub.waiting == 1
     for outbox in (first, second):
         assert len(outbox.take(1_000)) == 1
     world.apply(world.maker.delta())
-    assert world.hub.flush(4, 1) == [third]
+    assert flushed(world, 4, 1) == [third]
     assert len(third.queue) == 2, "both updates in one write"
-    assert world.hub.flush(5, 2) == [first, second]
+    assert flushed(world, 5, 2) == [first, second]
     assert world.hub.waiting == 0
 
 
@@ -121,15 +148,15 @@ def test_who_leaves_something_costs_little_until_there_is_more(world: World) -> 
     world.apply(world.maker.snapshot())
     outbox = world.join(RAW)
     world.apply(world.maker.delta())
-    assert world.hub.flush(200 * MS) == [outbox]
-    assert world.hub.flush(201 * MS) == []
+    assert flushed(world, 200 * MS) == [outbox]
+    assert flushed(world, 201 * MS) == []
     assert outbox.stalled_ns == 201 * MS
-    assert world.hub.flush(202 * MS) == []
+    assert flushed(world, 202 * MS) == []
     world.apply(world.maker.delta())
-    assert world.hub.flush(203 * MS) == [outbox]
-    assert world.hub.flush(300 * MS) == []
-    assert world.hub.flush(301 * MS) == []
-    assert world.hub.flush(12_000 * MS) == [outbox]
+    assert flushed(world, 203 * MS) == [outbox]
+    assert flushed(world, 300 * MS) == []
+    assert flushed(world, 301 * MS) == []
+    assert flushed(world, 12_000 * MS) == [outbox]
     assert outbox.close_code is CloseCode.SLOW_CONSUMER
 
 

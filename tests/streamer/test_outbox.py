@@ -5,6 +5,7 @@ from protos.messages import Channel, CloseCode, MarketMessage, Notice, NoticeCod
 from streamer.counters import Counters, count, tally
 from streamer.frames import BINARY, TEXT
 from streamer.limits import Limits
+from streamer.line import PlainLine
 from streamer.outbox import Lane, Offer, Outbox, Segment
 
 CODEC = CODECS["depthcast.v1.proto"]
@@ -41,10 +42,10 @@ class Bench:
 
     def __init__(self, *channels: Channel, skip: bool = False) -> None:
         self.counters = Counters()
-        self.wake: dict[Outbox, list[Segment]] = {}
-        self.outbox = Outbox(CODEC, LIMITS, self.counters, self.wake)
+        self.line = PlainLine()
+        self.outbox = Outbox(CODEC, LIMITS, self.counters, self.line)
         self.sources = [Numbers(i + 1, channel) for i, channel in enumerate(channels)]
-        self.lanes = [Lane(source, CODEC, LIMITS, self.counters) for source in self.sources]
+        self.lanes = [Lane(source, CODEC, LIMITS, self.counters, self.line.listeners()) for source in self.sources]
         for lane in self.lanes:
             self.outbox.join(lane, 0, 0, skip=skip)
         self.outbox.take(10_000)
@@ -56,8 +57,7 @@ class Bench:
         updates = tally(source.channel, 1)
         self.counters.offered += updates * (len(lane.listeners) + lane.conflating)
         source.total += updates
-        for queue in lane.listeners.values():
-            queue.append(Segment(bytes([index]) * size, lane, epoch, prev_seq, source.seq, updates))
+        lane.listeners.offer(Segment(bytes([index]) * size, lane, epoch, prev_seq, source.seq, updates))
 
     def notices(self, chunks: list[bytes]) -> list[Notice]:
         messages = [message for chunk in chunks if len(set(chunk)) > 1 for message in CODEC.decode(chunk)]
@@ -86,9 +86,9 @@ def test_a_frame_may_be_full_to_the_byte() -> None:
 
 
 def test_an_outbox_begins_with_nothing() -> None:
-    outbox = Outbox(CODEC, LIMITS, Counters(), {})
-    assert (outbox.first, Outbox(CODECS["depthcast.v1.json"], LIMITS, Counters(), {}).first) == (BINARY, TEXT)
-    lane = Lane(Numbers(1, Channel.BOOK), CODEC, LIMITS, outbox.counters)
+    outbox = Outbox(CODEC, LIMITS, Counters(), PlainLine())
+    assert (outbox.first, Outbox(CODECS["depthcast.v1.json"], LIMITS, Counters(), PlainLine()).first) == (BINARY, TEXT)
+    lane = Lane(Numbers(1, Channel.BOOK), CODEC, LIMITS, outbox.counters, PlainLine().listeners())
     lane.source.total = tally(Channel.BOOK, 7)
     outbox.join(lane, 0, 0, skip=False)
     assert outbox.queued() == 0, "what it joins to was never its own"
@@ -108,7 +108,7 @@ def test_a_part_that_is_taken_leaves_the_account_of_the_rest() -> None:
     assert (bench.outbox.bytes, bench.outbox.settled, bench.outbox.kept) == (75, 3, 3)
     bench.offer(1, 50)
     assert bench.outbox.settle(NOW_NS) is Offer.CONFLATED
-    assert {segment.lane for segment in bench.outbox.queue} == {bench.lanes[0], None}
+    assert {segment.lane for segment in bench.outbox.queue.segments()} == {bench.lanes[0], None}
 
 
 def test_a_part_of_what_may_collapse_collapses_still() -> None:
@@ -117,7 +117,7 @@ def test_a_part_of_what_may_collapse_collapses_still() -> None:
         bench.offer(0, 60)
     bench.outbox.take(60)
     assert bench.outbox.settle(NOW_NS) is Offer.CONFLATED
-    assert [segment.lane for segment in bench.outbox.queue] == [None]
+    assert [segment.lane for segment in bench.outbox.queue.segments()] == [None]
 
 
 def test_a_backlog_below_the_soft_mark_only_waits() -> None:
@@ -136,7 +136,7 @@ def test_book_and_quotes_collapse_to_the_position_the_client_has() -> None:
         for index in range(3):
             bench.offer(index)
     assert bench.outbox.settle(1) is Offer.CONFLATED
-    assert {segment.lane for segment in bench.outbox.queue} == {bench.lanes[2], None}
+    assert {segment.lane for segment in bench.outbox.queue.segments()} == {bench.lanes[2], None}
     first = tally(Channel.BOOK, 1)
     assert bench.outbox.behind == {bench.lanes[0]: (1, 1, first), bench.lanes[1]: (1, 0, 0)}
     bench.offer(0)
@@ -150,7 +150,7 @@ def test_book_and_quotes_collapse_to_the_position_the_client_has() -> None:
     assert (book.stream, book.from_seq, book.to_seq) == (1, 1, 5)
     assert (quote.stream, quote.from_seq, quote.to_seq) == (2, 0, 3)
     assert not bench.outbox.behind
-    assert all(lane.conflating == 0 and bench.outbox in lane.listeners for lane in bench.lanes)
+    assert all(lane.conflating == 0 and bench.outbox.queue in lane.listeners for lane in bench.lanes)
     assert bench.sources[0].cuts == 2, "what was published before must not come again"
 
 
@@ -185,10 +185,10 @@ def test_slow_is_told_once_per_episode() -> None:
 
 
 def test_who_is_slow_from_the_beginning_is_told() -> None:
-    outbox = Outbox(CODEC, LIMITS, Counters(), {})
+    outbox = Outbox(CODEC, LIMITS, Counters(), PlainLine())
     outbox.push(bytes(LIMITS.outbox_soft_bytes + 1))
     assert (outbox.settle(1), outbox.counters.slow_episodes) == (Offer.CONFLATED, 1)
-    assert CODEC.decode(outbox.queue[1].data) == [Notice(NoticeCode.SLOW)]
+    assert CODEC.decode(outbox.queue.segments()[1].data) == [Notice(NoticeCode.SLOW)]
 
 
 def test_catch_ups_come_one_by_one_as_the_socket_has_room() -> None:
@@ -209,16 +209,16 @@ def test_skipped_trades_are_named_where_they_were() -> None:
     for _ in range(3):
         bench.offer(0, 30)
     assert bench.outbox.settle(1) is Offer.CONFLATED
-    notice = bench.outbox.queue[0]
+    notice = bench.outbox.queue.segments()[0]
     (first,) = bench.notices([notice.data])
     assert (first.code, first.epoch, first.from_seq) == (NoticeCode.SKIPPED, 1, 0)
     assert first.to_seq == count(bench.outbox.holes[notice], Channel.TRADES)
-    assert bench.outbox.queue[1].data == CODEC.encode(Pong(1, 1))
-    assert bench.outbox.queue[2].prev_seq == first.to_seq
+    assert bench.outbox.queue.segments()[1].data == CODEC.encode(Pong(1, 1))
+    assert bench.outbox.queue.segments()[2].prev_seq == first.to_seq
     bench.offer(0, 30)
     bench.offer(0, 30)
     bench.outbox.settle(2)
-    assert bench.outbox.queue[0] is notice, "the same hole grows"
+    assert bench.outbox.queue.segments()[0] is notice, "the same hole grows"
     (second,) = bench.notices([notice.data])
     assert second.from_seq == 0
     assert second.to_seq == count(bench.outbox.holes[notice], Channel.TRADES) > first.to_seq
@@ -236,7 +236,7 @@ def test_no_more_is_skipped_than_needed_and_only_where_it_is_allowed() -> None:
     for size in (60, 30, 40):
         bench.offer(0, size, epoch=int(EPOCHS[0]))
     bench.outbox.settle(NOW_NS)
-    raw, notice, *kept = bench.outbox.queue
+    raw, notice, *kept = bench.outbox.queue.segments()
     assert (len(raw.data), [len(segment.data) for segment in kept[:2]]) == (30, [30, 40])
     assert bench.outbox.holes == {notice: tally(Channel.TRADES, 1)}
     bench.outbox.take(10_000)
@@ -287,7 +287,7 @@ def test_marks_of_time_hold_to_the_nanosecond() -> None:
     assert bench.outbox.settle(NOW_NS) is Offer.QUEUED
     assert bench.outbox.settle(NOW_NS + 500 * MS - 1) is Offer.QUEUED
     assert bench.outbox.settle(NOW_NS + 500 * MS) is Offer.CONFLATED
-    assert not bench.lanes[0].listeners
+    assert not len(bench.lanes[0].listeners)
     assert bench.outbox.settle(NOW_NS + 1_000 * MS - 1) is Offer.CONFLATED
     assert bench.outbox.settle(NOW_NS + 1_000 * MS) is Offer.OVERFLOW
     assert bench.outbox.settle(NOW_NS + 3_000 * MS) is Offer.OVERFLOW, "however late it is judged"
@@ -319,12 +319,12 @@ def test_leaving_takes_what_is_queued_along() -> None:
     bench.offer(0)
     bench.offer(1)
     bench.outbox.leave(bench.lanes[0])
-    assert [segment.lane for segment in bench.outbox.queue] == [bench.lanes[1]]
+    assert [segment.lane for segment in bench.outbox.queue.segments()] == [bench.lanes[1]]
     assert count(bench.counters.skipped, Channel.BOOK) == 1
-    assert not bench.lanes[0].listeners
+    assert not len(bench.lanes[0].listeners)
     assert not bench.lanes[0].members
     outbox = bench.outbox
-    assert (outbox.bytes, outbox.settled, outbox.kept, outbox.socket) == (0, 0, 0, -1)
+    assert (outbox.bytes, outbox.settled, outbox.kept, outbox.queue.plain) == (0, 0, 0, True)
     assert bench.outbox.settle(NOW_NS) is Offer.QUEUED
     assert bench.outbox.bytes == bench.outbox.queued_bytes()
 
@@ -371,23 +371,23 @@ def test_what_was_dropped_for_a_client_that_never_reads_again_is_lost() -> None:
 def test_a_closed_outbox_takes_nothing_and_keeps_its_first_code() -> None:
     bench = Bench(Channel.RAW)
     bench.offer(0)
-    bench.outbox.socket = 5
+    bench.outbox.queue.socket = 5
     bench.outbox.close(CloseCode.SLOW_CONSUMER)
     bench.outbox.close(CloseCode.NORMAL)
     bench.outbox.reply(Pong(1, 1))
     assert bench.outbox.close_code is CloseCode.SLOW_CONSUMER
     outbox = bench.outbox
-    assert (outbox.bytes, outbox.settled, outbox.kept, outbox.socket) == (0, 0, 0, -1)
+    assert (outbox.bytes, outbox.settled, outbox.kept, outbox.queue.plain) == (0, 0, 0, False)
     assert bench.outbox.take(100) == []
     assert count(bench.counters.lost, Channel.RAW) == 1
 
 
 def test_catch_ups_are_shared_but_not_hoarded() -> None:
-    counters = Counters()
+    counters, line = Counters(), PlainLine()
     source = Numbers(1, Channel.BOOK)
-    lane = Lane(source, CODEC, Limits(catch_ups_cached=2), counters)
+    lane = Lane(source, CODEC, Limits(catch_ups_cached=2), counters, line.listeners())
     for seq in (0, 0, 1, 0, 2, 3, 3):
-        outbox = Outbox(CODEC, LIMITS, counters, {})
+        outbox = Outbox(CODEC, LIMITS, counters, line)
         outbox.join(lane, 1, seq, skip=False)
         assert bench_seq(outbox.take(1_000)) == seq
         assert len(lane.cache) <= 2

@@ -39,6 +39,7 @@ from services.metrics import Metrics
 from services.streamer.app import limits_of
 from services.streamer.clock import Clock
 from services.streamer.endpoint import Endpoint
+from services.streamer.sending import Line
 from streamer.hub import Hub
 
 BTC = "binance:spot:BTCUSDT"
@@ -53,7 +54,7 @@ class Rig:
     def __init__(self, store: Store | None = None, **overrides: object) -> None:
         settings = Settings(http_port=0, **overrides)  # type: ignore[arg-type]
         self.metrics, self.clock = Metrics(), Clock()
-        self.hub = Hub(limits_of(settings))
+        self.hub = Hub(limits_of(settings), Line())
         self.endpoint = Endpoint(settings, self.hub, self.metrics, self.clock, store)
         self.raws: list[Raw] = []
         self.seq = 1
