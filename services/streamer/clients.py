@@ -131,6 +131,7 @@ class Clients:
         self.sends = 0
         self.sent_bytes = 0
         self.commands = {outcome: metrics.commands.labels(outcome) for outcome in ("accepted", "refused", "malformed")}
+        self.accepted = metrics.handshakes.labels("101")
         self._age_ns = hub.limits.connection_age_max_ms * 1_000_000
         self._beat_s = settings.heartbeat_interval_ms / 1e3 / BEATS + TIMER_S
 

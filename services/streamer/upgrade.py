@@ -21,12 +21,11 @@ from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from protos.codec import Codec
 from services.auth.store import StoreDown
 from services.streamer.admission import RETRY_AFTER_S, Full
 from services.streamer.clients import Clients
 from services.streamer.entrance import Denied, Ticketed, address_of, admit, enter
-from services.streamer.handshake import plain, respond, unavailable
+from services.streamer.handshake import Accepted, plain, respond, unavailable
 from services.streamer.lobby import Lobby
 from services.streamer.ws import Connection
 from streamer.access import Access
@@ -57,6 +56,7 @@ class StreamHttpProtocol(HttpToolsProtocol):
         self._begun = self._completed = 0  # requests
         self._bytes = 0  # of the one that arrives, in reads that hold nothing else
         self._in_head = False
+        self._for_stream = False
         self._arriving = False
         self._overdue = False
         self._refused = False
@@ -163,6 +163,7 @@ class StreamHttpProtocol(HttpToolsProtocol):
         elif self.parser.get_http_version() == "1.1" and [name for name, _ in self.headers].count(b"host") != 1:
             self._refuse(HTTPStatus.BAD_REQUEST, "send one Host header")  # RFC 9112 section 3.2
         if not self._refused:
+            self._for_stream = self.parser.should_upgrade() and self._asks_for_stream()
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -241,8 +242,8 @@ class StreamHttpProtocol(HttpToolsProtocol):
             self._last_answer()
             return
         clients, request = self._clients, self._request()
-        response, codec = respond(request)
-        if codec is None:
+        response = respond(request)
+        if isinstance(response, Response):
             self._deny(response)
             return
         self._address = address_of(clients.gate, self._peer(), request.headers.get_all("X-Forwarded-For"))
@@ -256,12 +257,15 @@ class StreamHttpProtocol(HttpToolsProtocol):
             self.transport.pause_reading()
             self._early = rest
             clients.requests.start(self)
-            self._redeeming = asyncio.create_task(self._redeem(entry.ticket, response, codec), name="ticket")
+            self._redeeming = asyncio.create_task(self._redeem(entry.ticket, response), name="ticket")
         else:
-            self._open(response, codec, rest, entry)
+            self._open(response, rest, entry)
 
     def _should_upgrade(self) -> bool:
-        """As uvicorn's, but a list may come in several lines, and with white space (RFC 9110 sections 5.3 and 5.5)."""
+        return self._for_stream  # asked three times
+
+    def _asks_for_stream(self) -> bool:
+        """As uvicorn, but a list may come in several lines, and with white space (RFC 9110 sections 5.3 and 5.5)."""
         tokens = [token for name, value in self.headers if name == b"connection" for token in value.lower().split(b",")]
         protocols = [value.strip(b" \t").lower() for name, value in self.headers if name == b"upgrade"]
         return protocols == [b"websocket"] and b"upgrade" in [token.strip(b" \t") for token in tokens]
@@ -276,7 +280,7 @@ class StreamHttpProtocol(HttpToolsProtocol):
             return unavailable(full.status, full.reason, full.retry_after_s)
         return None
 
-    async def _redeem(self, ticket: str, response: Response, codec: Codec) -> None:
+    async def _redeem(self, ticket: str, response: Accepted) -> None:
         clients, entry = self._clients, None
         with suppress(StoreDown):
             entry = admit(clients.gate, await clients.gate.redeem(ticket))
@@ -290,7 +294,7 @@ class StreamHttpProtocol(HttpToolsProtocol):
         elif full := self._full(clients.admission.full(self._address)):
             self._deny(full)
         else:
-            self._open(response, codec, self._early, entry)
+            self._open(response, self._early, entry)
 
     def _deny(self, response: Response) -> None:
         self._clients.metrics.handshakes.labels(str(int(response.status_code))).inc()
@@ -300,21 +304,23 @@ class StreamHttpProtocol(HttpToolsProtocol):
         peer = self.transport.get_extra_info("peername")
         return str(peer[0]) if peer else ""
 
-    def _open(self, response: Response, codec: Codec, rest: bytes, access: Access | None) -> None:
-        self._clients.metrics.handshakes.labels("101").inc()
-        connection = Connection(self._clients, codec, self.transport, self._address, access)
+    def _open(self, response: Accepted, rest: bytes, access: Access | None) -> None:
+        self._clients.accepted.inc()
+        connection = Connection(self._clients, response.codec, self.transport, self._address, access)
         self.connections.discard(self)
         self.transport.set_protocol(connection)
         self.parser = None  # type: ignore[assignment]  # it refers to us: without this the pair would live until the next garbage collection
-        connection.open(response.serialize())
+        connection.open(response.head)
         if rest:
             connection.data_received(rest)
 
     def _request(self) -> Request:
-        headers = [(name.decode("latin-1"), value.decode("latin-1").strip(" \t")) for name, value in self.headers]
+        headers = Headers()
+        for name, value in self.headers:
+            headers[name.decode("latin-1")] = value.decode("latin-1").strip(" \t")
         return Request(
             self.url.decode("latin-1"),
-            Headers(headers),
+            headers,
             self.scope["method"],
             f"HTTP/{self.scope['http_version']}",
         )
