@@ -6,7 +6,6 @@ not take at once stops us, and the backlog stays in the outbox, where it can be 
 """
 
 import asyncio
-import os
 import socket
 import struct
 
@@ -88,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._sent_code = 0  # of the close frame; when not 0, nothing more is sent or obeyed
         self._outbox = hub.attach(codec)
         self.session = Session(
-            os.urandom(12).hex(),
+            self._frames.id.hex,  # a uuid4, so 122 random bits, and made anyway
             hub.limits,
             hub,
             self._outbox.lanes.keys(),

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 from websockets.asyncio.client import connect
@@ -115,6 +116,19 @@ async def test_a_handshake_may_come_byte_by_byte(rig: Rig) -> None:
     assert (await raw.head())[0] == 101
     assert isinstance(PROTO.decode((await raw.frame())[1])[0], Welcome)
     assert await raw.frame() == (0x8A, b"hi")
+
+
+async def test_who_knows_some_session_ids_guesses_no_other(rig: Rig) -> None:
+    found = set()
+    for _ in range(3):
+        raw = await Raw.connect(rig)
+        raw.writer.write(request())
+        await raw.head()
+        welcome = PROTO.decode((await raw.frame())[1])[0]
+        assert isinstance(welcome, Welcome)
+        assert UUID(welcome.session_id).version == 4, "122 random bits"
+        found.add(welcome.session_id)
+    assert len(found) == 3
 
 
 async def test_before_the_books_have_caught_up_clients_are_told_to_come_back(rig: Rig) -> None:
