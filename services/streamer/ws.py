@@ -224,6 +224,8 @@ class Connection(asyncio.Protocol):
 
     def _frame(self) -> bytes:
         hub, outbox = self._clients.hub, self._outbox
+        if not (outbox.queue or outbox.behind):
+            return b""
         bytes_max = hub.limits.frame_bytes_max
         if self._gate is not None and not outbox.kept:  # what may not be conflated must get through
             bytes_max = gate.FRAME_BYTES_MAX
