@@ -28,9 +28,11 @@ def client_address(peer: str, forwarded: Sequence[str], proxies: Sequence[Networ
         peer: Of the TCP connection.
         forwarded: Values of the `X-Forwarded-For` headers, in their order.
     """
+    if not proxies:
+        return _canonical(peer)
     address = _address(peer)
-    if address is None or not proxies:
-        return peer if address is None else str(address)
+    if address is None:
+        return peer
     hops = [hop.strip() for value in forwarded for hop in value.split(",")][-HOPS_MAX:]
     while hops and any(address in network for network in proxies):
         before = _address(hops.pop())
@@ -40,7 +42,13 @@ def client_address(peer: str, forwarded: Sequence[str], proxies: Sequence[Networ
     return str(address)
 
 
-@lru_cache(4_096)  # asked at each handshake
+@lru_cache(4_096)  # asked at each handshake, as the next
+def _canonical(peer: str) -> str:
+    """One way to write an address, as the one that is counted."""
+    return str(_address(peer) or peer)
+
+
+@lru_cache(4_096)
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     """With an optional port, as some proxies write it; IPv4 in IPv6 is IPv4."""
     if text.startswith("["):
