@@ -28,7 +28,7 @@ from protos.messages import (
     Trade,
     TradesUpdate,
 )
-from protos.wire import COUNT_MAX, LEVELS_MAX, NS_MAX, TRADES_MAX, VALUE_MAX, CodecError, Kind, Shape
+from protos.wire import COUNT_MAX, LEVELS_MAX, NS_MAX, RESUME, SCALE, TRADES_MAX, VALUE_MAX, CodecError, Shape
 
 _FRAME_TAG = b"\x0a"  # field 1, length-delimited
 
@@ -237,9 +237,9 @@ def _pack_fields(shape: Shape, message: object, out: Any) -> Any:  # noqa: ANN40
     out.SetInParent()
     for field in shape.fields:
         value = getattr(message, field.name)
-        if field.kind is Kind.SCALE:
+        if field.kind is SCALE:
             _pack_scale(out, value)
-        elif field.kind is Kind.RESUME:
+        elif field.kind is RESUME:
             if value is not None:
                 out.resume.CopyFrom(pb.Resume(epoch=value.epoch, seq=value.seq))
         elif field.name != "id" or shape.type not in _COMMAND_TYPES:
@@ -250,9 +250,9 @@ def _pack_fields(shape: Shape, message: object, out: Any) -> Any:  # noqa: ANN40
 def _unpack_fields(shape: Shape, body: Any, command_id: int | None = None) -> Any:  # noqa: ANN401
     values: list[object] = []
     for field in shape.fields:
-        if field.kind is Kind.SCALE:
+        if field.kind is SCALE:
             values.append(_unpack_scale(body))
-        elif field.kind is Kind.RESUME:
+        elif field.kind is RESUME:
             values.append(_unpack_resume(body))
         else:
             value = command_id if field.name == "id" and command_id is not None else getattr(body, field.name)

@@ -55,6 +55,15 @@ class Kind(Enum):
     LEVELS = auto()
     TRADES = auto()
 
+    __hash__ = object.__hash__  # Enum's is in Python
+
+
+TEXT, BOOL, CRC, ENUM, FLAGS, SCALE, RESUME = (
+    *(Kind.TEXT, Kind.BOOL, Kind.CRC, Kind.ENUM),
+    *(Kind.FLAGS, Kind.SCALE, Kind.RESUME),
+)
+"""What is asked of each field of each reply and command: Python 3.11 needs 0.16 us to find a member of an enum."""
+
 
 class Field(NamedTuple):
     name: str
@@ -248,18 +257,18 @@ def member(enum: type[_E], value: int, name: str, strict: bool) -> _E:
 def scalar(field: Field, value: object, strict: bool) -> object:
     """A field that is one number, text or truth value, checked; enums become members and flags lose unknown bits."""
     kind, name = field.kind, field.name
-    if kind is Kind.TEXT:
+    if kind is TEXT:
         return text(value, name, field.text_max)
-    if kind is Kind.BOOL:
+    if kind is BOOL:
         if type(value) is not bool:
             raise CodecError(f"{name} is not true or false")
         return value
-    if kind is Kind.CRC and value is None:
+    if kind is CRC and value is None:
         return None
     number = integer(value, name, *RANGES[kind])
-    if kind is Kind.ENUM:
+    if kind is ENUM:
         return member(field.enum, number, name, strict)
-    return number & FLAGS_KNOWN if kind is Kind.FLAGS else number
+    return number & FLAGS_KNOWN if kind is FLAGS else number
 
 
 def scale(price_exponent: object, size_exponent: object) -> m.Scale:
