@@ -41,7 +41,7 @@ class Access:
     connections_max: int = 0
 
     def covers(self, instrument: str) -> bool:
-        return any(fnmatchcase(instrument, pattern) for pattern in self.instruments)
+        return "*" in self.instruments or any(fnmatchcase(instrument, pattern) for pattern in self.instruments)
 
     def refuses(self, key: StreamKey) -> str:
         """What the client may not have of a stream, in words; "" when it may have it."""

@@ -185,7 +185,7 @@ class Hub:
                 seq=stream.seq,
                 scale=stream.scale(),
                 resumed=resumed,
-                state=instrument.status().state,
+                state=instrument.state(),
             )
         )
         skip = slow_policy is SlowPolicy.SKIP and key.channel is Channel.TRADES  # a book with a hole is no book

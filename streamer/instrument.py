@@ -211,10 +211,12 @@ class Instrument:
     def _healths(self) -> list[tuple[Stream, NoticeCode]]:
         return [(stream, stream.health()) for stream in self.streams.values()]
 
-    def status(self) -> StatusUpdate:
+    def state(self) -> BookState:
         """The state now, which may be worse than what ingest said last."""
+        state = self.market.state
+        return BookState.STALE if self._fanout.stale and state is BookState.SYNCED else state
+
+    def status(self) -> StatusUpdate:
+        """What ingest said last, with the state now."""
         market = self.market
-        state = market.state
-        if self._fanout.stale and state is BookState.SYNCED:
-            state = BookState.STALE
-        return replace(market.status, stream=0, state=state, reason=market.reason)
+        return replace(market.status, stream=0, state=self.state(), reason=market.reason)
