@@ -20,7 +20,7 @@ polled record 3.5 us; compression with lz4 or zstd adds nothing that shows. A re
 
 from services.kafka.admin import Admin, TopicInfo, TopicSpec
 from services.kafka.connection import BrokerError
-from services.kafka.fetcher import Partition, Record
+from services.kafka.follower import Partition, Record
 from services.kafka.producer import RECORD_BYTES_MAX, DeliveryError, Producer
 from services.kafka.reader import EARLIEST, LATEST, GroupReader, OffsetsLostError, Reader
 

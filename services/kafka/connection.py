@@ -5,9 +5,11 @@ import logging
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from aiokafka.client import ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import (
     AuthenticationFailedError,
@@ -53,6 +55,66 @@ def _send_or_close(connection: Any, request: Any, expect_response: bool = True) 
 
 
 AIOKafkaConnection.send = _send_or_close
+
+
+class _Frames:
+    """Cuts what comes into frames. aiokafka's task, which was woken twice for each, only waits for the end."""
+
+    def __init__(self, connection: Any) -> None:  # noqa: ANN401
+        self._connection = weakref.ref(connection)
+        self._data = bytearray()
+
+    def feed(self, received: bytes) -> None:
+        connection, data = self._connection(), self._data
+        data += received
+        while len(data) >= 4 and len(data) >= (end := 4 + int.from_bytes(data[:4], "big")):
+            if connection is None or connection._reader is None:  # noqa: SLF001 closed, perhaps by the last frame
+                return
+            frame = bytes(data[4:end])
+            del data[:end]
+            try:
+                connection._handle_frame(frame)  # noqa: SLF001
+            except Exception as error:  # the task raises it, and aiokafka closes the connection
+                connection._reader.set_exception(error)  # noqa: SLF001
+                return
+
+
+_create_reader_task = AIOKafkaConnection._create_reader_task  # noqa: SLF001
+
+
+def _read_frames(connection: Any) -> Any:  # noqa: ANN401
+    connection._reader.feed_data = _Frames(connection).feed  # noqa: SLF001
+    return _create_reader_task(connection)
+
+
+AIOKafkaConnection._create_reader_task = _read_frames  # noqa: SLF001
+
+
+def connection_to(client: Any, node: int) -> Any:  # noqa: ANN401
+    """A client's connection to a broker, if it is open; `client.ready` opens it."""
+    connection = client._conns.get((node, ConnectionGroup.DEFAULT))  # noqa: SLF001
+    return connection if connection is not None and connection.connected() else None
+
+
+def ask(connection: Any, request: Any, answer: Any) -> None:  # noqa: ANN401
+    """As `AIOKafkaConnection.send`, without a task, a timer and two turns of the event loop for each request.
+
+    Args:
+        connection: Of `connection_to`.
+        request: A `services.kafka.fetch.FetchRequest`.
+        answer: In place of a future; it is told at once, and looks itself after the time.
+
+    Raises:
+        KafkaError: It cannot be sent.
+    """
+    request.prepare(connection._versions)  # noqa: SLF001
+    correlation_id = connection._next_correlation_id()  # noqa: SLF001
+    try:
+        connection._writer.write(request.frame(correlation_id))  # noqa: SLF001
+    except (OSError, RuntimeError) as error:
+        connection.close(reason=CloseReason.CONNECTION_BROKEN)
+        raise KafkaConnectionError(str(error)) from error
+    connection._requests.append((correlation_id, request, answer))  # noqa: SLF001
 
 
 class _OneLine(logging.Handler):

@@ -1,22 +1,25 @@
 """The fetch request and its answer as bytes, in one pass each.
 
 aiokafka's own are described field by field and walked in Python, which costs more than what a single record costs
-otherwise (docs/performance.md). The objects have what `AIOKafkaClient.send` asks of a request.
+otherwise (docs/performance.md). A request has what `AIOKafkaConnection` asks of one for which it reads the answer.
 """
 
 import struct
 from collections.abc import Mapping
 from io import BytesIO
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 from aiokafka.errors import IncompatibleBrokerVersion
 
 API_KEY, VERSION = 1, 4
 """Of the format of records with headers; every broker since 0.11 takes it, Kafka 4 none that is older."""
 _ANY_REPLICA, _READ_UNCOMMITTED = -1, 0
-_HEADER = struct.Struct(">hhih")  # key, version, correlation, length of the client's name
+_START = struct.Struct(">ihh")  # length of what follows, key, version
+_CORRELATION_AT = _START.size
+_HEADER = struct.Struct(">ih")  # correlation, length of the client's name
 _HEAD = struct.Struct(">iiiibi")  # replica, wait, bytes at least and at most, isolation, topics
 _ASKED = struct.Struct(">iqi")  # partition, offset, bytes at most
+_OFFSET = struct.Struct(">q")
 _ANSWERED = struct.Struct(">ihqqii")  # partition, error, end, last stable offset, aborted transactions, bytes
 _LENGTH, _COUNT = struct.Struct(">h"), struct.Struct(">i")
 _ABORTED_BYTES = 16
@@ -29,13 +32,9 @@ The last batch may be cut off; the first may begin before the offset that was as
 
 
 class _Header(NamedTuple):
-    """Of a request, when ``data`` is set; of an answer, when ``correlation_id`` is."""
+    """Of an answer."""
 
-    data: bytes = b""
-    correlation_id: int = 0
-
-    def encode(self) -> bytes:
-        return self.data
+    correlation_id: int
 
 
 class FetchAnswer:
@@ -74,18 +73,17 @@ class FetchAnswer:
 
 
 class FetchRequest:
-    """A request for what comes after given offsets.
+    """A request for what comes after given offsets. It is written once; after that only offsets change.
 
     Args:
         topics: Topic -> partition -> offset to read from; a broker fills its answer in this order.
         wait_ms: How long the broker may wait for a first record.
         bytes_max: Of all together.
         partition_bytes_max: Of each. A larger record comes alone.
+        client_id: What we call ourselves.
     """
 
-    API_KEY = API_KEY
-    API_VERSION = VERSION
-    RESPONSE_TYPE = FetchAnswer
+    RESPONSE_TYPE: ClassVar = FetchAnswer
 
     def __init__(
         self,
@@ -93,14 +91,33 @@ class FetchRequest:
         wait_ms: int,
         bytes_max: int,
         partition_bytes_max: int,
+        client_id: str,
     ) -> None:
-        self._topics = topics
-        self._wait_ms = wait_ms
-        self._bytes_max = bytes_max
-        self._partition_bytes_max = partition_bytes_max
+        data, self._offset_at = bytearray(_CORRELATION_AT), dict[tuple[str, int], int]()
+        name = client_id.encode()
+        data += _HEADER.pack(0, len(name)) + name
+        data += _HEAD.pack(_ANY_REPLICA, wait_ms, 1, bytes_max, _READ_UNCOMMITTED, len(topics))
+        for topic, partitions in topics.items():
+            name = topic.encode()
+            data += _LENGTH.pack(len(name)) + name + _COUNT.pack(len(partitions))
+            for partition, offset in partitions.items():
+                self._offset_at[topic, partition] = len(data) + _COUNT.size
+                data += _ASKED.pack(partition, offset, partition_bytes_max)
+        _START.pack_into(data, 0, len(data) - _COUNT.size, API_KEY, VERSION)
+        self._data = data
 
-    def prepare(self, versions: Mapping[int, tuple[int, int]]) -> Self:
-        """Itself, if the broker takes this version.
+    def seek(self, partition: tuple[str, int], offset: int) -> None:
+        """Ask for another offset from now on."""
+        _OFFSET.pack_into(self._data, self._offset_at[partition], offset)
+
+    def frame(self, correlation_id: int) -> bytes:
+        """What is sent."""
+        _COUNT.pack_into(self._data, _CORRELATION_AT, correlation_id)
+        return bytes(self._data)
+
+    @staticmethod
+    def prepare(versions: Mapping[int, tuple[int, int]]) -> None:
+        """Look whether the broker takes this version.
 
         Raises:
             IncompatibleBrokerVersion: It does not.
@@ -108,23 +125,7 @@ class FetchRequest:
         oldest, newest = versions.get(API_KEY, (0, -1))
         if not oldest <= VERSION <= newest:
             raise IncompatibleBrokerVersion(f"the broker takes fetch requests {oldest} to {newest}, not {VERSION}")
-        return self
 
-    def build_request_header(self, correlation_id: int, client_id: str) -> _Header:
-        name = client_id.encode()
-        return _Header(_HEADER.pack(API_KEY, VERSION, correlation_id, len(name)) + name)
-
-    def parse_response_header(self, buffer: BytesIO) -> _Header:
-        return _Header(correlation_id=_COUNT.unpack(buffer.read(4))[0])
-
-    def encode(self) -> bytes:
-        parts = [
-            _HEAD.pack(_ANY_REPLICA, self._wait_ms, 1, self._bytes_max, _READ_UNCOMMITTED, len(self._topics)),
-        ]
-        for topic, partitions in self._topics.items():
-            name = topic.encode()
-            parts.append(_LENGTH.pack(len(name)) + name + _COUNT.pack(len(partitions)))
-            parts += [
-                _ASKED.pack(partition, offset, self._partition_bytes_max) for partition, offset in partitions.items()
-            ]
-        return b"".join(parts)
+    @staticmethod
+    def parse_response_header(buffer: BytesIO) -> _Header:
+        return _Header(_COUNT.unpack(buffer.read(4))[0])

@@ -6,30 +6,27 @@ record, and skips what came before a corrupt batch. Connections, leaders and the
 
 import asyncio
 import logging
+import math
 import sys
 from collections import deque
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-from aiokafka import AIOKafkaClient, TopicPartition
+from aiokafka import AIOKafkaClient
+from aiokafka.conn import CloseReason
 from aiokafka.errors import (
-    CorruptRecordException,
     KafkaError,
-    NoError,
+    NodeNotReadyError,
     OffsetOutOfRangeError,
-    RecordTooLargeError,
+    RequestTimedOutError,
     TopicAuthorizationFailedError,
     for_code,
 )
-from aiokafka.record import MemoryRecords
 
 from services.config import Settings
-from services.kafka.connection import client_options, connect
-from services.kafka.fetch import FetchRequest
-
-Partition = tuple[str, int]
-"""(topic, partition)."""
+from services.kafka.connection import ask, client_options, connect, connection_to
+from services.kafka.fetch import Fetched, FetchRequest
+from services.kafka.follower import Follower, Partition, Record
 
 FETCH_BYTES_MAX = 16 << 20
 PARTITION_FETCH_BYTES_MAX = 1 << 20
@@ -39,95 +36,50 @@ FETCH_TIMEOUT_MS = 10_000
 are read from who leads them now."""
 _RETRY_S = 0.1
 """After an error, until the partition or the broker is asked again."""
-_NO_HEADERS: Mapping[str, bytes] = MappingProxyType({})
 
 _complaints = logging.getLogger("aiokafka.fetcher")  # cut down with aiokafka's, see `services.kafka.connection`
 
 
-class Record(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: Mapping[str, bytes]
+class _Plan:
+    """What one broker is asked for, again and again."""
+
+    def __init__(self, followers: list[Follower], request: FetchRequest) -> None:
+        self.followers = followers
+        self.request = request
+        self.asked: dict[Partition, int] = {follower.name: follower.position for follower in followers}
+        """The offsets in the request."""
+
+    def seek(self) -> None:
+        """To where the followers are."""
+        for follower in self.followers:
+            if self.asked[follower.name] != follower.position:
+                self.asked[follower.name] = follower.position
+                self.request.seek(follower.name, follower.position)
 
 
-class Follower:
-    """One partition: the next offset to hand out, and what was fetched from there on."""
+class _Asked:
+    """A broker that is not to be asked: it is being asked or connected to, or rests. aiokafka takes it for a future."""
 
-    def __init__(self, name: Partition, position: int, end: int) -> None:
-        self.name = name
-        self.tp = TopicPartition(*name)
-        self.end = end
-        """Offset after the newest record, as of the last answer."""
-        self.retry_s = 0.0
-        """Not to be asked for before, on the loop's clock."""
-        self.seek(position)
+    def __init__(self, fetcher: "Fetcher", node: int, plan: _Plan, until_s: float) -> None:
+        self.fetcher = fetcher
+        self.node = node
+        self.plan = plan
+        self.until_s = until_s
+        """When it is given up, on the loop's clock."""
+        self.connection: Any = None
+        self.task: asyncio.Task[None] | None = None
+        self.is_done = False
 
-    def seek(self, position: int) -> None:
-        """Forget what was fetched, and go on there."""
-        self.position = position
-        self.error: KafkaError | None = None
-        """To be raised when all before it was handed out."""
-        self._batches: Any = None
-        self._records: list[Record] = []  # of batches that were opened
-        self._opened_to = position
+    def done(self) -> bool:
+        return self.is_done
 
-    @property
-    def unread(self) -> bool:
-        return bool(self._records) or self._batches is not None or self.error is not None
+    def set_result(self, answer: list[Fetched]) -> None:
+        self.is_done = True
+        self.fetcher.answered(self, answer)
 
-    def put(self, data: bytes) -> None:
-        """What a broker sent for ``position``."""
-        batches = MemoryRecords(data)
-        if batches.has_next():
-            self._batches = batches
-        elif data:
-            self.error = RecordTooLargeError(f"{self.name[0]}/{self.name[1]} at {self.position}: cut off by the broker")
-
-    def take(self, room: int) -> list[Record]:
-        """At most ``room`` records. The position passes gaps too, that compaction leaves at the end of a batch."""
-        records = self._records
-        while len(records) < room and self._batches is not None:
-            try:
-                records += self._open()
-            except Exception as error:  # of a decompressor too; nothing may be skipped, so it is fetched again
-                self._batches = None
-                known = isinstance(error, KafkaError)
-                self.error = error if known else CorruptRecordException(f"{self.name[0]}/{self.name[1]}: {error!r}")
-        self._records = records[room:]
-        del records[room:]
-        self.position = self._records[0].offset if self._records else self._opened_to
-        return records
-
-    def _open(self) -> list[Record]:
-        """The records of the next batch from the position on; those of control batches are not for us."""
-        batches, start = self._batches, self._opened_to
-        batch = batches.next_batch()
-        topic, partition = self.name
-        if not batch.validate_crc():
-            raise CorruptRecordException(f"{topic}/{partition} at {start}: the checksum does not hold")
-        records = []
-        if not batch.is_control_batch:
-            records = [
-                Record(
-                    topic,
-                    partition,
-                    r.offset,
-                    r.timestamp,
-                    r.key,
-                    r.value,
-                    dict(h) if (h := r.headers) else _NO_HEADERS,
-                )
-                for r in batch
-                if r.offset >= start
-            ]
-        self._opened_to = max(start, batch.next_offset)
-        if not batches.has_next():
-            self._batches = None
-        return records
+    def set_exception(self, error: Exception) -> None:
+        self.is_done = True
+        self.fetcher.failed(self, error)
 
 
 class Fetcher:
@@ -138,10 +90,15 @@ class Fetcher:
         self._client: Any = None
         self.partitions: dict[Partition, Follower] = {}
         self._unread: deque[Follower] = deque()
-        self._asking: dict[int, asyncio.Task[None]] = {}  # broker -> its request
-        self._waiter: asyncio.Future[None] | None = None
-        self._until = 0.0  # poll waits, on the loop's clock
+        self._plans: dict[int, _Plan] = {}  # by broker
+        self._asked: dict[int, _Asked] = {}
+        self._moved = False  # the plans are not what is wanted now
         self._changed = False  # since the brokers were asked; perhaps one of them can be asked again
+        self._unexpected: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
+        self._until_s = 0.0  # poll waits, on the loop's clock
 
     async def start(self) -> None:
         """Connect.
@@ -150,14 +107,23 @@ class Fetcher:
             UserError: Kafka cannot be reached.
         """
         options = {**client_options(self._settings), "request_timeout_ms": FETCH_TIMEOUT_MS}
-        self._client = AIOKafkaClient(**options)
+        self._use(AIOKafkaClient(**options))
         await connect(self._client.bootstrap, self._client.close, self._settings)
+
+    def _use(self, client: Any) -> None:  # noqa: ANN401 aiokafka has no types
+        self._client = client
+        client.cluster.add_listener(self._plan_anew)
 
     async def stop(self) -> None:
         """Disconnect."""
-        for task in self._asking.values():
+        tasks = [asked.task for asked in self._asked.values() if asked.task is not None]
+        for asked in self._asked.values():
+            asked.is_done = True
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
         if self._client is not None:
             await self._client.close()
 
@@ -165,17 +131,18 @@ class Fetcher:
         """Read these partitions from now on, each from its position."""
         self.forget()
         self.partitions = {name: Follower(name, position, ends[name]) for name, position in positions.items()}
-        self._changed = True
+        self._moved = self._changed = True
         await self._client.set_topics({topic for topic, _ in positions})
 
     def forget(self) -> None:
         """Read nothing from now on; what came already is not handed out."""
         self.partitions = {}
+        self._plans = {}
         self._unread.clear()
 
     def interrupt(self) -> None:
         """Let ``poll`` return now, with nothing if nothing has come."""
-        self._until = 0.0
+        self._until_s = 0.0
         self._wake()
 
     async def poll(self, timeout_s: float, records_max: int | None, *, ahead: bool = True) -> list[Record]:
@@ -189,17 +156,20 @@ class Fetcher:
             KafkaError: Of one partition, which is where it was and is asked for again.
         """
         loop = asyncio.get_running_loop()
-        self._until = loop.time() + timeout_s
+        self._until_s = loop.time() + timeout_s
         while True:
             records = self._take(records_max or sys.maxsize)
+            now_s = loop.time()
             if ahead or not records:
-                self._ask(loop.time())
-            rest_s = self._until - loop.time()
-            if records or rest_s <= 0:
+                self._ask(now_s)
+            if records or self._until_s <= now_s:
                 return records
-            await self._wait(rest_s)
+            await self._wait(loop, now_s)
 
     def _take(self, room: int) -> list[Record]:
+        if (unexpected := self._unexpected) is not None:
+            self._unexpected = None
+            raise unexpected
         records: list[Record] = []
         while self._unread and len(records) < room:
             follower = self._unread[0]
@@ -218,6 +188,15 @@ class Fetcher:
         """Ask each broker for its partitions, unless it is being asked, or something is unread."""
         if self._unread or not self._changed:
             return
+        self._changed = False
+        if self._moved:
+            self._plan(now_s)
+        for node, plan in self._plans.items():
+            if node not in self._asked:
+                self._send(_Asked(self, node, plan, now_s + FETCH_TIMEOUT_MS / 1000))
+
+    def _plan(self, now_s: float) -> None:
+        self._moved = False
         wanted: dict[int, list[Follower]] = {}
         for follower in self.partitions.values():
             if follower.retry_s > now_s:
@@ -227,47 +206,88 @@ class Fetcher:
                 self._look_up(follower)
             else:
                 wanted.setdefault(leader, []).append(follower)
+        self._plans = {}
         for node, followers in wanted.items():
-            if task := self._asking.get(node):
-                if not task.done():
-                    continue
-                del self._asking[node]
-                task.result()  # raises what nobody expected
-            self._asking[node] = asyncio.create_task(self._fetch(node, followers))
-        self._changed = False
+            topics: dict[str, dict[int, int]] = {}
+            for follower in followers:
+                topic, partition = follower.name
+                topics.setdefault(topic, {})[partition] = follower.position
+            wait_ms, client_id = self._settings.kafka_fetch_max_wait_ms, self._settings.kafka_client_id
+            request = FetchRequest(topics, wait_ms, FETCH_BYTES_MAX, PARTITION_FETCH_BYTES_MAX, client_id)
+            self._plans[node] = _Plan(followers, request)
 
-    async def _fetch(self, node: int, followers: list[Follower]) -> None:
-        asked: dict[str, dict[int, int]] = {}
-        for follower in followers:
-            topic, partition = follower.name
-            asked.setdefault(topic, {})[partition] = follower.position
-        wait_ms = self._settings.kafka_fetch_max_wait_ms
-        request = FetchRequest(asked, wait_ms, FETCH_BYTES_MAX, PARTITION_FETCH_BYTES_MAX)
+    def _send(self, asked: _Asked) -> None:
+        self._asked[asked.node] = asked
+        asked.connection = connection_to(self._client, asked.node)
+        if asked.connection is None:
+            asked.task = asyncio.create_task(self._connect(asked))
+            return
+        asked.plan.seek()
         try:
-            for topic, partition, code, end, data in await self._client.send(node, request):
-                known = self.partitions.get((topic, partition))
-                if known is None:
-                    continue
-                if not code:
-                    known.end = end
-                    if not data:
-                        continue
-                # Nobody sought meanwhile, nor did another broker answer for it.
-                if known.position == asked[topic][partition] and not known.unread:
-                    self._receive(known, code, data)
+            ask(asked.connection, asked.plan.request, asked)
         except KafkaError as error:
-            _complaints.warning("no answer to a fetch from broker %s: %r", node, error)
-            await asyncio.sleep(_RETRY_S)
-        finally:
-            self._wake()
+            asked.set_exception(error)
 
-    def _receive(self, follower: Follower, code: int, data: bytes) -> None:
-        kind = for_code(code)
-        if kind is NoError:
+    async def _connect(self, asked: _Asked) -> None:
+        """It is asked at the next look, as are those whose connection was there."""
+        asked.until_s = math.inf  # aiokafka gives up in time
+        try:
+            if await self._client.ready(asked.node):
+                self._release(asked)
+            else:
+                asked.set_exception(NodeNotReadyError(f"broker {asked.node} cannot be reached"))
+        except Exception as error:
+            self._unexpected = error
+            self._release(asked)
+
+    def answered(self, asked: _Asked, answer: list[Fetched]) -> None:
+        """Take what a broker answered."""
+        try:
+            self._receive(asked.plan.asked, answer)
+        except Exception as error:  # which nobody expected: poll raises it
+            self._unexpected = error
+        self._release(asked)
+
+    def failed(self, asked: _Asked, error: Exception) -> None:
+        """Let a broker rest that did not answer."""
+        _complaints.warning("no answer to a fetch from broker %s: %r", asked.node, error)
+        asked.until_s = math.inf
+        asyncio.get_running_loop().call_later(_RETRY_S, self._release, asked)
+
+    def _release(self, asked: _Asked) -> None:
+        if self._asked.get(asked.node) is asked:
+            del self._asked[asked.node]
+        self._wake()
+
+    def _receive(self, asked: dict[Partition, int], answer: list[Fetched]) -> None:
+        received = 0
+        for topic, partition, code, end, data in answer:
+            name = (topic, partition)
+            follower = self.partitions.get(name)
+            if follower is None:
+                continue
+            if not code:
+                follower.end = end
+                if not data:
+                    continue
+            # Nobody sought meanwhile, nor did another broker answer for it.
+            if follower.position != asked[name] or follower.unread:
+                continue
+            if code:
+                self._complain(follower, code)
+                continue
+            received += len(data)
             follower.put(data)
-            # Last the next time: a broker stops to fill its answer at FETCH_BYTES_MAX.
-            self.partitions[follower.name] = self.partitions.pop(follower.name)
-        elif kind is OffsetOutOfRangeError:
+            self._unread.append(follower)
+        if received > FETCH_BYTES_MAX // 2:  # where a broker stops to fill its answer: who got something is last then
+            for follower in self._unread:
+                if self.partitions.pop(follower.name, None):
+                    self.partitions[follower.name] = follower
+            self._moved = True
+
+    def _complain(self, follower: Follower, code: int) -> None:
+        kind = for_code(code)
+        if kind is OffsetOutOfRangeError:
             follower.error = kind({follower.tp: follower.position})
         elif kind is TopicAuthorizationFailedError:
             follower.error = kind(follower.name[0])
@@ -281,18 +301,33 @@ class Fetcher:
         """Find out who leads it now, and ask there."""
         loop = asyncio.get_running_loop()
         follower.retry_s = loop.time() + _RETRY_S
-        loop.call_at(follower.retry_s, self._wake)
+        self._moved = True
+        loop.call_at(follower.retry_s, self._plan_anew)
         self._client.force_metadata_update()
 
-    async def _wait(self, seconds: float) -> None:
-        """For an answer, at most so long."""
-        loop = asyncio.get_running_loop()
+    def _plan_anew(self, _metadata: Any = None) -> None:  # noqa: ANN401
+        self._moved = True
+        self._wake()
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
+        """For an answer, until poll returns or a broker is to be given up. One timer lasts for many answers."""
+        until_s = self._until_s
+        for asked in list(self._asked.values()):
+            if asked.until_s <= now_s:
+                asked.is_done = True
+                asked.connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+                self.failed(asked, RequestTimedOutError())
+            until_s = min(until_s, asked.until_s)
+        if self._timer is None or self._timer_s > until_s:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._timer_s = loop.call_at(until_s, self._ring), until_s
         self._waiter = loop.create_future()
-        timer = loop.call_later(seconds, self._wake)
-        try:
-            await self._waiter
-        finally:
-            timer.cancel()
+        await self._waiter
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._wake()
 
     def _wake(self) -> None:
         self._changed = True

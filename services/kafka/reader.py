@@ -22,12 +22,8 @@ from aiokafka.errors import (
 from services.config import Settings
 from services.errors import UserError
 from services.kafka.connection import BrokerError, client_options, connect
-from services.kafka.fetcher import (
-    FETCH_TIMEOUT_MS,
-    Fetcher,
-    Partition,
-    Record,
-)
+from services.kafka.fetcher import FETCH_TIMEOUT_MS, Fetcher
+from services.kafka.follower import Partition, Record
 
 EARLIEST = -2
 """As a position: the oldest record there is."""

@@ -2,13 +2,15 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import CloseReason
 from aiokafka.errors import (
     CorruptRecordException,
     IncompatibleBrokerVersion,
@@ -22,8 +24,9 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
 from services.config import Settings
-from services.kafka.fetch import FetchAnswer, Fetched, FetchRequest
-from services.kafka.fetcher import Fetcher, Follower, Partition, Record
+from services.kafka.fetch import FetchAnswer, FetchRequest
+from services.kafka.fetcher import FETCH_BYTES_MAX, FETCH_TIMEOUT_MS, Fetcher
+from services.kafka.follower import Follower, Partition, Record
 
 NOT_LEADER, AUTHORIZATION, OUT_OF_RANGE = 6, 29, 1
 ONE, TWO = ("t", 0), ("u", 0)
@@ -52,19 +55,21 @@ def values(records: list[Record]) -> list[bytes | None]:
 
 class TestBytes:
     def test_a_request_is_what_aiokafka_would_send(self) -> None:
-        ours = FetchRequest({"t": {3: 17, 0: 1 << 40}, "naïve": {1: 0}}, 100, 1 << 24, 1 << 20)
+        ours = FetchRequest({"t": {3: 17, 0: 1 << 40}, "naïve": {1: 0}}, 100, 1 << 24, 1 << 20, "mé")
         size = 1 << 20
-        topics = [("t", [(3, 17, size), (0, 1 << 40, size)]), ("naïve", [(1, 0, size)])]
-        theirs = FetchRequest_v4(-1, 100, 1, 1 << 24, 0, topics)
-        assert ours.prepare({1: (4, 17)}).encode() == theirs.encode()
-        header = theirs.build_request_header(correlation_id=7, client_id="me")
-        assert ours.build_request_header(7, "me").encode() == header.encode()
+        for correlation_id, offset in ((7, 17), (1 << 30, 1 << 50)):
+            ours.seek(("t", 3), offset)
+            topics = [("t", [(3, offset, size), (0, 1 << 40, size)]), ("naïve", [(1, 0, size)])]
+            theirs = FetchRequest_v4(-1, 100, 1, 1 << 24, 0, topics)
+            header = theirs.build_request_header(correlation_id=correlation_id, client_id="mé")
+            message = header.encode() + theirs.encode()
+            assert ours.frame(correlation_id) == len(message).to_bytes(4, "big") + message
         assert ours.parse_response_header(BytesIO(b"\0\0\0\7rest")).correlation_id == 7
 
     @pytest.mark.parametrize("versions", [{}, {1: (5, 17)}, {1: (0, 3)}])
     def test_a_broker_that_does_not_take_it(self, versions: dict[int, tuple[int, int]]) -> None:
         with pytest.raises(IncompatibleBrokerVersion):
-            FetchRequest({}, 100, 1, 1).prepare(versions)
+            FetchRequest.prepare(versions)
 
     def test_an_answer(self) -> None:
         partitions = [(3, 0, 20, 19, [(5, 6), (7, 8)], b"records"), (0, 1, -1, -1, None, None)]
@@ -117,45 +122,86 @@ class TestFollower:
         assert (follower.unread, follower.take(9), follower.position) == (False, [], 5)
 
 
+class Connection:
+    """To a broker that answers as told; as much of aiokafka's as is asked for."""
+
+    def __init__(self) -> None:
+        self._versions = {1: (4, 4)}
+        self._requests: list[tuple[int, FetchRequest, Any]] = []
+        self._writer = self
+        self.requests: asyncio.Queue[Any] = asyncio.Queue()
+        self.open = False
+        self.closed: list[CloseReason | None] = []
+
+    def connected(self) -> bool:
+        return self.open
+
+    def _next_correlation_id(self) -> int:
+        return len(self._requests)
+
+    def write(self, frame: bytes) -> None:
+        self.requests.put_nowait(FetchRequest_v4.decode(BytesIO(frame[14 + int.from_bytes(frame[12:14], "big") :])))
+
+    def broken(self, _frame: bytes) -> None:
+        raise RuntimeError("reset")
+
+    def close(self, reason: CloseReason | None = None) -> None:
+        self.open = False
+        self.closed.append(reason)
+        for _, _, answer in self._requests:
+            if not answer.done():
+                answer.set_exception(KafkaConnectionError("closed"))
+
+
 class Client:
     """Brokers that answer as told; a partition is led by the broker in ``leaders``."""
 
     def __init__(self, leaders: dict[Partition, int | None]) -> None:
-        self.leaders = leaders
+        self._leaders = leaders
+        self._on_metadata: list[Callable[[Any], None]] = []
         self.cluster = self
         self.looked_up = 0
-        self.asked: dict[int, asyncio.Queue[tuple[Any, asyncio.Future[Any]]]] = {1: asyncio.Queue(), 2: asyncio.Queue()}
+        self.away: set[int] = set()
+        self.brokers = {1: Connection(), 2: Connection()}
+        self._conns = {(node, ConnectionGroup.DEFAULT): broker for node, broker in self.brokers.items()}
+
+    def add_listener(self, listener: Callable[[Any], None]) -> None:
+        self._on_metadata.append(listener)
+
+    def lead(self, leaders: dict[Partition, int | None]) -> None:
+        """From now on, as the metadata say that come now."""
+        self._leaders = leaders
+        for listener in self._on_metadata:
+            listener(self)
 
     def leader_for_partition(self, partition: TopicPartition) -> int | None:
-        return self.leaders[partition.topic, partition.partition]
+        return self._leaders[partition.topic, partition.partition]
 
     def force_metadata_update(self) -> None:
         self.looked_up += 1
 
     async def set_topics(self, topics: set[str]) -> None:
-        assert topics == {name for name, _ in self.leaders}
+        assert topics == {name for name, _ in self._leaders}
 
-    async def send(self, node: int, request: FetchRequest) -> list[Fetched]:
-        answer = asyncio.get_running_loop().create_future()
-        self.asked[node].put_nowait((FetchRequest_v4.decode(request.encode()), answer))
-        fetched: list[Fetched] = await answer
-        return fetched
+    async def ready(self, node: int) -> bool:
+        self.brokers[node].open = node not in self.away
+        return self.brokers[node].open
 
     async def close(self) -> None:
         pass
 
-    async def request(self, node: int = 1) -> tuple[list[Any], asyncio.Future[Any]]:
+    async def request(self, node: int = 1) -> tuple[list[Any], Any]:
         """What the broker is asked for next: (topic, [(partition, offset, bytes at most)])."""
         async with asyncio.timeout(1):
-            request, answer = await self.asked[node].get()
-        return request.topics, answer
+            request = await self.brokers[node].requests.get()
+        return request.topics, self.brokers[node]._requests[-1][2]
 
 
 @asynccontextmanager
 async def following(client: Client, position: int = 10) -> AsyncIterator[Fetcher]:
     fetcher = Fetcher(Settings())
-    fetcher._client = client
-    await fetcher.assign(dict.fromkeys(client.leaders, position), dict.fromkeys(client.leaders, 20))
+    fetcher._use(client)
+    await fetcher.assign(dict.fromkeys(client._leaders, position), dict.fromkeys(client._leaders, 20))
     try:
         yield fetcher
     finally:
@@ -178,7 +224,7 @@ class TestFetcher:
             assert values(await poll) == [b"a", b"b"]
             assert [(f.position, f.end) for f in fetcher.partitions.values()] == [(12, 13), (10, 11)]
             await asyncio.sleep(0)
-            assert client.asked[1].empty()
+            assert client.brokers[1].requests.empty()
             assert values(await fetcher.poll(1, None)) == [b"c", b"d"]
             topics, answer = await client.request()
             assert asked_for(topics) == {ONE: 13, TWO: 11}
@@ -192,7 +238,7 @@ class TestFetcher:
                 assert asked_for(topics) == {TWO: offset}
                 answer.set_result([("u", 0, 0, 20, batch(offset, [b"%d" % offset]))])
                 assert values(await poll) == [b"%d" % offset]
-            assert client.asked[1].qsize() == 1
+            assert client.brokers[1].requests.qsize() == 1
 
     async def test_an_answer_for_a_position_that_was_left_is_dropped(self) -> None:
         client = Client({ONE: 1})
@@ -216,7 +262,7 @@ class TestFetcher:
             poll = asyncio.create_task(fetcher.poll(1, None))
             topics, answer = await client.request()
             assert (asked_for(topics), client.looked_up) == ({ONE: 10}, 1)
-            client.leaders = {ONE: 2, TWO: 1}
+            client.lead({ONE: 2, TWO: 1})
             answer.set_result([("t", 0, NOT_LEADER, -1, b"")])
             topics, answer = await client.request(2)
             assert (asked_for(topics), client.looked_up) == ({ONE: 10}, 2)
@@ -230,7 +276,7 @@ class TestFetcher:
             poll = asyncio.create_task(fetcher.poll(1, None))
             _, old = await client.request(1)
             _, other = await client.request(2)
-            client.leaders = {ONE: 2, TWO: 2}
+            client.lead({ONE: 2, TWO: 2})
             other.set_result([])
             topics, new = await client.request(2)
             assert asked_for(topics) == {ONE: 10, TWO: 10}
@@ -265,6 +311,61 @@ class TestFetcher:
             answer.set_result([("t", 0, 0, 11, batch(10, [b"a"]))])
             assert values(await poll) == [b"a"]
 
+    async def test_a_connection_that_breaks_is_opened_again(self) -> None:
+        client = Client({ONE: 1})
+        async with following(client) as fetcher:
+            broker = client.brokers[1]
+            poll = asyncio.create_task(fetcher.poll(1, None))
+            _, answer = await client.request()
+            broker.close()
+            assert answer.done()
+            _, answer = await client.request()
+            broker.write, write = broker.broken, broker.write  # type: ignore[method-assign]
+            answer.set_result([("t", 0, 0, 11, batch(10, [b"a"]))])
+            assert values(await poll) == [b"a"]
+            assert broker.closed[1:] == [CloseReason.CONNECTION_BROKEN]
+            broker.write = write  # type: ignore[method-assign]
+            poll = asyncio.create_task(fetcher.poll(1, None))
+            topics, answer = await client.request()
+            assert asked_for(topics) == {ONE: 11}
+            answer.set_result([("t", 0, 0, 12, batch(11, [b"b"]))])
+            assert values(await poll) == [b"b"]
+
+    async def test_a_broker_that_cannot_be_connected_to_is_tried_again(self) -> None:
+        client = Client({ONE: 1, TWO: 2})
+        async with following(client) as fetcher:
+            client.away = {1}
+            poll = asyncio.create_task(fetcher.poll(1, None))
+            await client.request(2)
+            client.away = set()
+            _, answer = await client.request(1)
+            answer.set_result([("t", 0, 0, 11, batch(10, [b"a"]))])
+            assert values(await poll) == [b"a"]
+
+    async def test_a_broker_that_does_not_answer_in_time_is_given_up(self) -> None:
+        client = Client({ONE: 1})
+        async with following(client) as fetcher:
+            poll = asyncio.create_task(fetcher.poll(60, None))
+            _, late = await client.request()
+            fetcher._asked[1].until_s = 0.0
+            fetcher._wake()
+            _, answer = await client.request()
+            assert (client.brokers[1].closed, late.done()) == ([CloseReason.CONNECTION_TIMEOUT], True)
+            until_s = asyncio.get_running_loop().time() + FETCH_TIMEOUT_MS / 1000
+            assert until_s - 5 < fetcher._timer_s <= until_s  # and not in 60 s
+            answer.set_result([("t", 0, 0, 11, batch(10, [b"a"]))])
+            assert values(await poll) == [b"a"]
+
+    async def test_who_filled_an_answer_is_last_in_the_next(self) -> None:
+        client = Client({ONE: 1, TWO: 1})
+        async with following(client) as fetcher:
+            poll = asyncio.create_task(fetcher.poll(1, None))
+            topics, answer = await client.request()
+            answer.set_result([("t", 0, 0, 99, batch(10, [b"a" * FETCH_BYTES_MAX])), ("u", 0, 0, 99, b"")])
+            assert len(await poll) == 1
+            topics, answer = await client.request()
+            assert list(asked_for(topics).items()) == [(TWO, 10), (ONE, 11)]
+
     async def test_who_forgets_and_interrupts_gets_nothing_at_once(self) -> None:
         client = Client({ONE: 1})
         async with following(client) as fetcher:
@@ -275,7 +376,7 @@ class TestFetcher:
             answer.set_result([("t", 0, 0, 11, batch(10, [b"a"]))])
             async with asyncio.timeout(1):
                 assert await poll == []
-            assert (await fetcher.poll(0.05, None), client.asked[1].empty()) == ([], True)
+            assert (await fetcher.poll(0.05, None), client.brokers[1].requests.empty()) == ([], True)
 
     async def test_what_nobody_expected_comes_out_of_poll_and_does_not_end_it(self) -> None:
         client = Client({ONE: 1})
