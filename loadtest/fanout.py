@@ -9,7 +9,9 @@ from typing import Any
 
 from loadtest.compiler import has_compiler
 from loadtest.errors import LoadTestError
+from loadtest.histogram import Histogram
 from loadtest.instruments import subscriptions
+from loadtest.pace import Pace, Slices
 from loadtest.processes import cores, raise_descriptor_limit
 from loadtest.progress import Progress
 from loadtest.servers import REFERENCES, Reference
@@ -19,6 +21,8 @@ from loadtest.target import Live, Server, Source, Target
 WARM_UP_S = 1.0
 SHARED_MIN = 1.5
 """Updates in one send, from which on sends tell how often a server flushes."""
+USUAL_MIN = 0.5
+"""When more of the latencies are from slow moments, nobody can say what is usual."""
 _MILLION = 1e6
 _COUNTER = re.compile("_(total|count|bucket)({|$)")
 
@@ -56,6 +60,10 @@ class Measured:
     p999_ms: float
     max_ms: float
     worst_client_p99_ms: float
+    usual_pace_p99_ms: float | None
+    """Without what came in moments in which the machine was slow, see `loadtest.pace`; None when they were most."""
+    usual_pace_percent: float
+    """Of the latencies, those that this is of."""
     server_cpu_s_per_million: float
     server_cpu_percent: float
     server_rss_mib: float
@@ -121,13 +129,14 @@ async def window(target: Target, load: Load, source: Source, swarm: Swarm) -> Me
         await swarm.settle()
     swarm.reset()
     metrics, used, own = await target.metrics(), target.usage(), time.process_time()
-    run = await swarm.while_alive(source, load.rate, load.seconds)
-    published: list[int] | None = run["published"]
-    expected = None if published is None else sum(published[i] for mine in swarm.wanted for i in mine)
-    if expected is None:
-        swarm.check_alive()
-    else:
-        await swarm.settle(expected)
+    with Pace() as pace, Slices(swarm.receiver, load.seconds) as slices:
+        run = await swarm.while_alive(source, load.rate, load.seconds)
+        published: list[int] | None = run["published"]
+        expected = None if published is None else sum(published[i] for mine in swarm.wanted for i in mine)
+        if expected is None:
+            swarm.check_alive()
+        else:
+            await swarm.settle(expected)
     used_after, metrics_after = target.usage(), await target.metrics()
     own_s = time.process_time() - own
     received, checks = swarm.received, swarm.checks()
@@ -142,6 +151,7 @@ async def window(target: Target, load: Load, source: Source, swarm: Swarm) -> Me
         expected_per_s=None if expected is None else round(expected / load.seconds, 1),
         lost=checks.broken_chains if expected is None else max(0, expected - received),
         **swarm.latencies_ms(),
+        **usual_pace(slices.outside(pace.slow()), swarm.pooled().count),
         server_cpu_s_per_million=round(cpu_s / max(1, received) * _MILLION, 4),
         server_cpu_percent=round(100 * cpu_s / sending_s, 1),
         server_rss_mib=round(used_after.rss_kib / 1024, 1),
@@ -157,6 +167,15 @@ async def window(target: Target, load: Load, source: Source, swarm: Swarm) -> Me
         metrics={name: value for name, value in grown.items() if name.startswith("depthcast_") and value},
         curve=swarm.pooled().curve_ms(),
     )
+
+
+def usual_pace(latencies: Histogram, of: int) -> dict[str, Any]:
+    """The fields of `Measured` with this name, from the latencies outside slow moments, of so many in all."""
+    share = latencies.count / max(1, of)
+    return {
+        "usual_pace_p99_ms": latencies.quantile_ms(0.99) if share >= USUAL_MIN else None,
+        "usual_pace_percent": round(100 * share, 1),
+    }
 
 
 def check_references(names: list[str]) -> None:

@@ -30,6 +30,7 @@ typedef struct {
   Client *clients;
   uint64_t updates;
   int64_t last_ns;
+  uint64_t *now_latencies;                                                     /* of all measured clients, or NULL */
   uint64_t *tier_latencies;
   int64_t tier_kinds;                                                          /* go to tier_latencies instead */
   void (*hand)(int64_t index, int64_t what, const void *payload, int64_t size);
@@ -109,6 +110,7 @@ static int64_t scan(Receiver *receiver, Client *client, const uint8_t *at, const
     int64_t due = skip_varint(&body, at) ? due_ns(body, at) : -1;
     if (due < 0) return -1;
     record(latencies, now_ns - due);
+    if (receiver->now_latencies && latencies == client->latencies) record(receiver->now_latencies, now_ns - due);
   }
   return updates;
 }

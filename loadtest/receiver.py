@@ -66,6 +66,7 @@ class _State(ctypes.Structure):
         ("clients", ctypes.POINTER(Counts)),
         ("updates", ctypes.c_uint64),
         ("last_ns", ctypes.c_int64),
+        ("now_latencies", ctypes.c_void_p),
         ("tier_latencies", ctypes.c_void_p),
         ("tier_kinds", ctypes.c_int64),
         ("hand", _HAND),
@@ -96,6 +97,10 @@ class Receiver(Protocol):
 
     def measure(self, index: int, latencies: Histogram) -> None:
         """Record how late its updates are, from their due time to their receipt."""
+        ...
+
+    def measure_now(self, latencies: Histogram | None) -> None:
+        """Record there, too, from now on, what is recorded for any client; None ends it."""
         ...
 
     def measure_tiers(self, latencies: Histogram) -> None:
@@ -147,6 +152,7 @@ class _Base:
         self._state = _State()
         self._latencies: dict[int, Histogram] = {}
         self._tiers: Histogram | None = None
+        self._now: Histogram | None = None
 
     @property
     def updates(self) -> int:
@@ -161,6 +167,10 @@ class _Base:
     def measure(self, index: int, latencies: Histogram) -> None:
         self._latencies[index] = latencies
         self.counts[index].latencies = latencies.address
+
+    def measure_now(self, latencies: Histogram | None) -> None:
+        self._now = latencies
+        self._state.now_latencies = latencies.address if latencies else None
 
     def measure_tiers(self, latencies: Histogram) -> None:
         self._tiers = latencies
@@ -211,7 +221,10 @@ class PythonReceiver(_Base):
         each = ALL if self._tiers is None else ALL & ~BOOK
         for latencies, kinds in ((self._latencies.get(index), each), (self._tiers, ALL & ~each)):
             if latencies is not None:
-                latencies.record([now_ns - self._due_ns(chunk) for chunk in updates(frame, kinds)])
+                late = [now_ns - self._due_ns(chunk) for chunk in updates(frame, kinds)]
+                latencies.record(late)
+                if self._now is not None and latencies is not self._tiers:
+                    self._now.record(late)
         if count:
             self._state.last_ns = now_ns
             self._state.updates += count

@@ -8,7 +8,7 @@ before, not counted, warms Kafka, whose second compiler is off. The CPU that eac
 second half of each run; together they must leave room on the cores there are.
 
 "Machine at its usual pace": without the ticks that were on their way while a piece of arithmetic beside it all took
-more than 1.5 times its usual CPU time, or up to 0.1 s after (`tests/benchmarks/pace.py`).
+more than 1.5 times its usual CPU time, or up to 0.1 s after (`loadtest/pace.py`).
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from loadtest.pace import Pace, Span, outside
 from protos.messages import Flag, MarketMessage, StatusUpdate
 from protos.topics import Topics
 from services.cli import run as run_loop
@@ -29,7 +30,6 @@ from services.dev import follow
 from services.kafka import Reader
 from services.stack import Stack, free_port
 from tests.benchmarks.common import ROOT, Row, build, kafka
-from tests.benchmarks.pace import Pace, Span, outside
 
 RATE, SYMBOLS, SECONDS = 5_000, 20, 12
 FEED_S = SECONDS + 5

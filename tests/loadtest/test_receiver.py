@@ -93,14 +93,16 @@ class TestReceiver:
         frames = [server_frame(OP_BINARY, frame_of(part, before_ns)) for part in (updates, updates[:3])]
         sent = b"".join(frames)
         cuts = sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=4)))
-        each, late_books = Histogram(), Histogram()
+        each, late_books, now = Histogram(), Histogram(), Histogram()
         with Given(make) as it:
             it.receiver.measure(1, each)
+            it.receiver.measure_now(now)
             if tiers:
                 it.receiver.measure_tiers(late_books)
             for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True):
                 it.receiver.feed(1, sent[start:end])
             after_ns = time.time_ns()
+            assert (now.count, now.max, now.quantile(0.5)) == (each.count, each.max, each.quantile(0.5))
             counts, nothing = it.receiver.counts[1], it.receiver.counts[0]
             assert (counts.frames, counts.updates, counts.bytes) == (2, len(updates + updates[:3]), len(sent))
             assert (nothing.frames, nothing.updates, nothing.bytes) == (0, 0, 0)
@@ -119,6 +121,18 @@ class TestReceiver:
             assert PRECISION * min(max(0, late), LATE_MAX_NS) - 1 <= found.quantile(rank / len(expected)) <= highest
         if expected and max(expected) > 0:
             assert max(expected) <= found.max <= max(expected) + took_ns
+
+    def test_latencies_of_now_are_of_all_who_take_them_until_somebody_else_does(self, make: Make) -> None:
+        sent = server_frame(OP_BINARY, frame_of([(BOOK, 5, 0), (TRADES, 5, 0)]))
+        first, second = Histogram(), Histogram()
+        with Given(make) as it:
+            for now, takers in ((first, ()), (first, (0,)), (second, (1,)), (None, ())):
+                for taker in takers:
+                    it.receiver.measure(taker, Histogram())
+                it.receiver.measure_now(now)
+                it.receiver.feed(0, sent)
+                it.receiver.feed(1, sent)
+            assert (first.count, second.count) == (2, 4)
 
     def test_control_frames_are_handed_over_and_frames_of_clients_that_are_kept(self, make: Make) -> None:
         frame = frame_of([(BOOK, 5, 0)])

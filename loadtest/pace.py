@@ -9,6 +9,10 @@ from statistics import median
 from types import TracebackType
 from typing import Self
 
+from loadtest.histogram import Histogram
+from loadtest.on_time import Timer
+from loadtest.receiver import Receiver
+
 PIECE = 3_000
 """Additions: 0.15 ms. With PAUSE_S that is 1.5 % of a core."""
 PAUSE_S = 0.01
@@ -17,6 +21,9 @@ SLOW = 1.5
 """Times the usual CPU time of a piece: median of a window to median of all."""
 DRAIN_NS = 100_000_000
 """What queued up in a slow window is gone after this."""
+SLICE_S = 0.05
+SLICES_MAX = 400
+"""Of a run, 14 MB: in a long one they are longer."""
 
 Span = tuple[int, int]
 """Nanoseconds since 1970, from and to."""
@@ -53,6 +60,8 @@ class Pace:
 def slow_spans(pieces: list[tuple[int, int]]) -> list[Span]:
     """When the machine was slow, and a moment after each, in order; none overlap."""
     windows = defaultdict(list)
+    if not pieces:
+        return []
     for at_ns, cpu_ns in pieces:
         windows[at_ns // WINDOW_NS].append(cpu_ns)
     usual = median(cpu_ns for _, cpu_ns in pieces)
@@ -70,3 +79,43 @@ def slow_spans(pieces: list[tuple[int, int]]) -> list[Span]:
 def outside(spans: list[Span], span: Span) -> bool:
     """Whether nothing of ``span`` is in them."""
     return not any(begin <= span[1] and span[0] <= end for begin, end in spans)
+
+
+class Slices:
+    """Latencies by the time when updates came, while it is entered, so that those of slow moments can be left out.
+
+    Args:
+        seconds: About how long that will be.
+    """
+
+    def __init__(self, receiver: Receiver, seconds: float) -> None:
+        self._receiver = receiver
+        self._seconds = max(SLICE_S, seconds / SLICES_MAX)
+        self._begun: list[tuple[int, Histogram]] = []
+        self._ended_ns = 0
+
+    def __enter__(self) -> Self:
+        self._begin()
+        self._timer = Timer(self._seconds, self._begin)
+        return self
+
+    def _begin(self) -> None:
+        latencies = Histogram()
+        self._begun.append((time.time_ns(), latencies))
+        self._receiver.measure_now(latencies)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.stop()
+        self._receiver.measure_now(None)
+        self._ended_ns = time.time_ns()
+
+    def outside(self, slow: list[Span]) -> Histogram:
+        """Of the slices of which nothing is in these moments."""
+        total = Histogram()
+        ends = [*(at for at, _ in self._begun[1:]), self._ended_ns]
+        for (begin, latencies), end in zip(self._begun, ends, strict=True):
+            if outside(slow, (begin, end)):
+                total.add(latencies)
+        return total
