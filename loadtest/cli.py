@@ -49,6 +49,9 @@ Mix = Annotated[
 P99Max = Annotated[
     float, typer.Option(min=0.0, help="Search the highest rate whose p99 is within so many ms; from --rate upwards.")
 ]
+Tries = Annotated[
+    int, typer.Option(min=1, max=100, help="With --p99-max-ms: tries of each rate, which is good when one of them is.")
+]
 
 
 @loadtest_app.command()
@@ -61,6 +64,7 @@ def fanout(
     reference: Annotated[list[str] | None, typer.Option(help="Measure also: c, python, naive or broadcast.")] = None,
     mix: Mix = False,
     p99_max_ms: P99Max = 0,
+    tries: Tries = 3,
     url: Url = "",
     ca_file: CaFile = None,
     kafka: Kafka = "",
@@ -86,7 +90,7 @@ def fanout(
             _fail("--mix takes none of --reference, --feed-port, --p99-max-ms; with --url also no --kafka")
         load = replace(load, subscriptions=MIX)
         server = server if url else WholePath(load.rate, kafka)
-    search = compare_highest(server, load, reference or [], p99_max_ms) if p99_max_ms else None
+    search = compare_highest(server, load, reference or [], p99_max_ms, tries) if p99_max_ms else None
     _finish(_run(search or compare(server, load, reference or [])), json_file, report)
 
 

@@ -1,41 +1,60 @@
-"""The highest rate with a p99 of at most 50 ms: 1,000 clients, 200 instruments, each client on 20 of them.
+"""The highest rate: 1,000 clients, 200 instruments, each client on 20 of them, one core for the server.
 
-The rate is doubled until it is too much and then searched between the two, in windows of 2 s. The references get the
-same updates from the same publisher; the C floor is also the proof that the generator can do more than is measured.
+It is doubled until it is too much and then searched between the two, in windows of 2 s. A rate is tried up to three
+times and is good when one try is: at least 97 % delivered in time, nothing lost, nobody closed, and, in the second and
+third row, a p99 within 50 ms, of all latencies or of those outside the moments in which the machine itself was slow
+(`loadtest/pace.py`). The C floor gets the same updates from the same publisher and flushes every 20 ms; it is also the
+proof that the generator can do more than is measured.
 """
 
 import asyncio
-from statistics import median
 
 from loadtest.fanout import Load
 from loadtest.processes import cores, raise_descriptor_limit
-from loadtest.search import highest_rate
+from loadtest.search import Limit, highest_rates
 from loadtest.servers import Depthcast, Reference
+from loadtest.target import Server
 from tests.benchmarks.common import BUILDS, Row, build, pinned
 
 P99_MS = 50
+LIMITS = {
+    "kept up with": Limit(),
+    f"with p99 <= {P99_MS} ms at the machine's usual pace": Limit(P99_MS, usual_pace=True),
+    f"with p99 <= {P99_MS} ms": Limit(P99_MS),
+}
 MUST = {"pure Python": 3e6, "compiled": 6e6}
-LOAD = Load(seconds=2)
+"""With a p99 of all latencies."""
+FIRST = {"pure Python": 10_000, "compiled": 30_000, "C": 100_000}
+"""Updates/s, of each 100 deliveries: near what was found before, so that few steps are needed."""
 FLUSH_US = 20_000
 """Of the floor: long enough for few sends, short enough for the p99."""
 
 
+def highest(server: Server, name: str) -> list[float]:
+    """Deliveries/s, for each of LIMITS."""
+    load = Load(rate=FIRST[name], seconds=2)
+    found = asyncio.run(highest_rates(server, load, list(LIMITS.values())))
+    return [result["max_deliveries_per_s"] for result in found]
+
+
 def measure() -> list[Row]:
-    """The median of three searches of each build; one for each reference."""
+    """One search for each build, and one for the floor."""
     raise_descriptor_limit()
-    slow = Load(rate=200, seconds=2)
-    found: list[Row] = []
     with pinned(cores()[1]):
+        floor = highest(Reference("c", FLUSH_US), "C")
+        found: list[Row] = []
         for name in BUILDS:
             with build(name):
-                ours = [asyncio.run(highest_rate(Depthcast(), LOAD, P99_MS)) for _ in range(3)]
-            rate = median(result["max_deliveries_per_s"] for result in ours)
-            what = f"highest rate with p99 <= {P99_MS} ms, {name}"
-            found.append(Row(what, f"{rate / 1e6:.2f}M/s", f">= {MUST[name] / 1e6:g}M/s", rate >= MUST[name]))
-        floor = asyncio.run(highest_rate(Reference("c", FLUSH_US), LOAD, P99_MS))
-        others = {name: asyncio.run(highest_rate(Reference(name), slow, P99_MS)) for name in ("broadcast", "naive")}
-    ceiling = floor["max_deliveries_per_s"]
-    found.append(Row("  C floor: the generator's own ceiling", f"{ceiling / 1e6:.2f}M/s", "reported", True))
-    for name, result in others.items():
-        found.append(Row(f"  {name}", f"{result['max_deliveries_per_s'] / 1e3:.0f}k/s", "reported", True))
+                ours = highest(Depthcast(), name)
+            for (what, limit), rate, floors in zip(LIMITS.items(), ours, floor, strict=True):
+                must = MUST[name] if limit == Limit(P99_MS) else 0
+                figure = f"{rate / 1e6:.2f}M/s (C {floors / 1e6:.2f}M/s)"
+                found.append(
+                    Row(
+                        f"{name}: highest rate {what}",
+                        figure,
+                        f">= {must / 1e6:g}M/s" if must else "reported",
+                        rate >= must,
+                    )
+                )
     return found
