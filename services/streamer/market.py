@@ -75,6 +75,8 @@ class MarketReader:
         self._hub = hub
         self._counters = hub.counters
         self._metrics = metrics
+        self._count_market = metrics.kafka_records.labels(topics.market).inc
+        self._count_snapshots = metrics.kafka_records.labels(topics.snapshots).inc
         self._clock = clock
         self._flusher = flusher
         self._wake = flusher.wake
@@ -125,7 +127,8 @@ class MarketReader:
 
     async def _poll(self, *, ahead: bool = True) -> list[Record]:
         try:
-            await self._rewind_snapshots()
+            if self._rewinds:
+                await self._rewind_snapshots()
             return await self.reader.poll(POLL_MS, RECORDS_MAX, ahead=ahead)
         except OffsetsLostError as error:
             self._on_lost(error)
@@ -193,10 +196,9 @@ class MarketReader:
                 of_market += 1
                 if record.partition not in sought:
                     self._on_market(record, now_ns, monotonic_ns)
-        for topic, count in ((market, of_market), (self._snapshots, len(records) - of_market)):
-            if count:
-                self._metrics.kafka_records.labels(topic).inc(count)
         if records:
+            self._count_market(of_market)
+            self._count_snapshots(len(records) - of_market)
             self._wake()
             await asyncio.sleep(0)
 
@@ -260,15 +262,14 @@ class MarketReader:
         _log.warning("market/%d: records before %d are lost; waiting for a checkpoint", partition, market_offset)
 
     async def _rewind_snapshots(self) -> None:
-        if self._rewinds:
-            partitions = [(self._snapshots, p) for p in self._rewinds]
-            beginnings = await self.reader.beginning_offsets(partitions)
-            ends = await self.reader.end_offsets(partitions)
-            self._rewinds.clear()
-            for partition, offset in beginnings.items():
-                self.reader.seek(partition, offset)
-                if recovery := self._recoveries.get(partition[1]):
-                    recovery.snapshots_end = ends[partition]
+        partitions = [(self._snapshots, p) for p in self._rewinds]
+        beginnings = await self.reader.beginning_offsets(partitions)
+        ends = await self.reader.end_offsets(partitions)
+        self._rewinds.clear()
+        for partition, offset in beginnings.items():
+            self.reader.seek(partition, offset)
+            if recovery := self._recoveries.get(partition[1]):
+                recovery.snapshots_end = ends[partition]
 
     def _on_lost(self, error: OffsetsLostError) -> None:
         topic, partition = error.partition
