@@ -13,7 +13,7 @@ from protos.messages import (
     StatusUpdate,
     TradesUpdate,
 )
-from streamer.market import Link, Market
+from streamer.market import BROKEN, Link, Market
 from streamer.since import absolute
 from streamer.streams import Fanout, Stream, StreamKey
 
@@ -88,7 +88,7 @@ class QuoteStream(Stream):
         """Publish a quote of the venue. The chain is this stream's own: it may have begun with derived quotes."""
         if (quote.epoch, quote.seq) <= (self.epoch, self.seq):
             return
-        quote.flags |= self.flags() | (Flag.CONFLATED if link is Link.BROKEN else 0)
+        quote.flags |= self.flags() | (Flag.CONFLATED if link is BROKEN else 0)
         self._publish(quote)
 
     def derive(self) -> None:
@@ -159,7 +159,7 @@ class TradesStream(Stream):
 
     def pass_on(self, update: TradesUpdate, link: Link) -> None:
         """Publish; trades that the topic no longer held are announced first."""
-        if link is Link.BROKEN:
+        if link is BROKEN:
             self._skip(update.epoch, update.prev_seq)
         update.flags |= self.flags()
         self.publish(update)
@@ -228,7 +228,7 @@ class StatusStream(Stream):
 
     def pass_on(self, update: StatusUpdate, link: Link) -> None:
         """Publish; a status is the whole state, so a hole before it only needs the flag."""
-        if link is Link.BROKEN:
+        if link is BROKEN:
             update.prev_seq = self.seq if update.epoch == self.epoch else 0
             update.flags |= Flag.CONFLATED if update.prev_seq else Flag.SNAPSHOT
         self.publish(update)

@@ -16,7 +16,7 @@ from protos.messages import (
     TradesUpdate,
 )
 from streamer.channels import FullStream, QuoteStream, StatusStream, TradesStream
-from streamer.market import Chain, Link, Market
+from streamer.market import BROKEN, DUPLICATE, OLD_EPOCH, START, Chain, Link, Market
 from streamer.streams import Fanout, Stream, StreamKey, announce_changes
 from streamer.tiers import TierStream
 
@@ -77,7 +77,7 @@ class Instrument:
         link = chain.link(message.epoch, message.seq, message.prev_seq)
         if not self._is_news(link):
             return False
-        if link is Link.BROKEN and chain.epoch:
+        if link is BROKEN and chain.epoch:
             self._fanout.counters.chain_breaks += 1
         chain.move(message.epoch, message.seq)
         self._apply_other(message, link)
@@ -88,8 +88,8 @@ class Instrument:
         if state.book is not None:
             state.book.flags |= Flag.SNAPSHOT
             state.book.prev_seq = 0
-            if self.market.link_book(state.book) is Link.START or self._proves(state.book):
-                self._apply_book(state.book, Link.START)
+            if self.market.link_book(state.book) is START or self._proves(state.book):
+                self._apply_book(state.book, START)
         for message in (state.trades, state.bbo, state.status):
             if message is None:
                 continue
@@ -102,7 +102,7 @@ class Instrument:
             if isinstance(message, TradesUpdate):
                 self._load_trades(message)
             else:
-                self._apply_other(message, Link.BROKEN if same_epoch else Link.START)
+                self._apply_other(message, BROKEN if same_epoch else START)
 
     def _proves(self, book: BookUpdate) -> bool:
         """Nothing of it was lost: of a gapped instrument, the state beyond the gap is where we are."""
@@ -125,10 +125,10 @@ class Instrument:
 
     def _is_news(self, link: Link) -> bool:
         counters = self._fanout.counters
-        if link is Link.DUPLICATE:
+        if link is DUPLICATE:
             counters.duplicates += 1
             return False
-        if link is Link.OLD_EPOCH:
+        if link is OLD_EPOCH:
             counters.old_epochs += 1
             return False
         counters.applied += 1
@@ -138,7 +138,7 @@ class Instrument:
         market = self.market
         if isinstance(message, TradesUpdate):
             market.learn(message.scale)
-            if link is Link.BROKEN:
+            if link is BROKEN:
                 market.forget_trades()
             if self._trades is not None:
                 self._trades.pass_on(message, link)
@@ -156,10 +156,11 @@ class Instrument:
 
     def _apply_book(self, update: BookUpdate, link: Link | None = None) -> bool:
         market = self.market
-        link = link or market.link_book(update)
+        if link is None:
+            link = market.link_book(update)
         if not self._is_news(link):
             return False
-        if link is Link.BROKEN:
+        if link is BROKEN:
             self._fanout.counters.chain_breaks += 1
             self._shift(gapped=market.book.epoch != 0, stale=market.stale, reason=Reason.OFFSETS_LOST)
             return True
@@ -171,7 +172,7 @@ class Instrument:
         for full in self._full:
             update.flags |= full.flags()
             full.publish(update)
-        if link is Link.START:
+        if link is START:
             for tier in self._tiers:
                 tier.on_snapshot()
         else:

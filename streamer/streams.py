@@ -63,6 +63,9 @@ class _Digest(Enum):
     SENT = "sent"
 
 
+_NONE, _WAITS, _SENT = _Digest
+
+
 class Fanout:
     """What one flush works on; shared by the hub and all streams."""
 
@@ -111,7 +114,7 @@ class Stream:
         self._epoch = 0
         self._prev_seq = 0
         self._updates = 0
-        self._digest = _Digest.NONE
+        self._digest = _NONE
 
     def lane(self, codec: Codec) -> Lane:
         """The lane of a codec, made when it is the first."""
@@ -154,7 +157,7 @@ class Stream:
         message.stream = self.id
         message.ts_published_ns = self.fanout.now_ns
         self._encode(message)
-        if self._digest is _Digest.WAITS:
+        if self._digest is _WAITS:
             self._announce_digest()
 
     def visit_digest(self) -> None:
@@ -162,14 +165,14 @@ class Stream:
 
         All streams that began together are due together, and a digest of its own is a send to every listener.
         """
-        if self._digest is _Digest.WAITS:
+        if self._digest is _WAITS:
             self._announce_digest()
-            self._digest = _Digest.NONE
+            self._digest = _NONE
         else:
-            self._digest = _Digest.WAITS if self._digest is _Digest.NONE else _Digest.NONE
+            self._digest = _WAITS if self._digest is _NONE else _NONE
 
     def _announce_digest(self) -> None:
-        self._digest = _Digest.SENT
+        self._digest = _SENT
         if self.epoch == 0 or self.market.gapped or not any(lane.listeners for lane in self.lanes):
             return
         crc = self.digest()
