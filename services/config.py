@@ -223,7 +223,10 @@ class Settings(BaseSettings):
         0.6, gt=0, le=0.95, description="Share of a core that flushes may take; under load the interval grows instead."
     )
     flush_slice_clients: int = Field(
-        128, ge=1, le=10_000, description="Clients written to before the event loop gets its turn."
+        128,
+        ge=1,
+        le=10_000,
+        description="Least number of clients written to before the event loop gets its turn; more if they take less than 2 ms.",
     )
     outbox_soft_bytes: Bytes = Field(
         _LIMITS.outbox_soft_bytes,

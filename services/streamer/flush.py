@@ -1,11 +1,11 @@
 """When clients are written to: at once when idle, and in a bounded share of the core under load.
 
-Clients stand in line: who has something new first is written to first, a slice of them in each turn of the event loop,
-and gets all that there is until then. So under load each waits for one round of the line, whatever its place, and a
-round takes as long as the share U of the core allows: a slice that was busy for ``d`` is followed by the next after
-``d / U``. An idle streamer adds about 1 ms; a loaded one writes to each less often with more in each write, so latency
-grows slowly instead of the queue. ``d`` is CPU time: on a core that others use too, wall time would make us yield
-twice.
+Clients stand in line: who has something new first is written to first, a slice of them in each turn of the event loop
+(as many as take 2 ms), and gets all that there is until then. So under load each waits for one round of the line,
+whatever its place, and a round takes as long as the share U of the core allows: a slice that was busy for ``d`` is
+followed by the next after ``d / U``. An idle streamer adds about 1 ms; a loaded one writes to each less often with more
+in each write, so latency grows slowly instead of the queue. ``d`` is CPU time: on a core that others use too, wall time
+would make us yield twice.
 """
 
 import asyncio
@@ -24,6 +24,9 @@ POLL_PAUSE = 0.5
 """Of a round. A fetch costs as much as ten updates, whatever it brings."""
 POLL_PAUSE_FROM_S = 0.003
 POLL_PAUSE_MAX_S = 0.02
+SLICE_S = 0.002
+"""Of a slice, if its smallest size allows: so long the event loop waits. More and smaller slices cost more: each takes
+0.1 ms whatever its size, because the sends have put all that is not sending out of the caches."""
 LATE_S = 0.002
 """What a turn comes too late by is made up for, as far as this: the event loop rounds each wait up to a millisecond."""
 SAMPLES_MAX = 2
@@ -39,7 +42,7 @@ class Flusher:
         self._clock = clock
         self._interval_min_s = settings.flush_interval_min_ms / 1e3
         self._duty = settings.flush_duty_max
-        self._slice = settings.flush_slice_clients
+        self._slice_min = settings.flush_slice_clients
         self._awake = False
         self._waiter: asyncio.Future[None] | None = None
         self._round_s = 0.0  # from one write to a client to the next, as the load decides it
@@ -68,22 +71,25 @@ class Flusher:
     async def run(self, clients: Clients) -> None:
         """Flush for ever."""
         hub = self._hub
+        size = self._slice_min
         free_at = 0.0  # when our share of the core allows the next slice
         while True:
             await self._wait(backlog=hub.backlog)
             started_at, started = time.monotonic(), time.thread_time()
             now_ns = self._clock.now_ns()
             hub.tick(now_ns)
-            queues = hub.flush(now_ns, self._slice)
+            queues = hub.flush(now_ns, size)
             served = len(queues)
             clients.flush(queues)
             busy_s = time.thread_time() - started
             self._measure(served, busy_s)
+            if served >= self._slice_min:
+                size = max(self._slice_min, int(served * SLICE_S / busy_s))
             free_at = max(free_at, started_at - LATE_S) + busy_s / self._duty
             rest_s = free_at - time.monotonic()
             if not hub.waiting:
                 rest_s = max(rest_s, self._interval_min_s)
-            self._round_s = max(self._interval_min_s, busy_s / self._duty) * (1 + hub.waiting / self._slice)
+            self._round_s = max(self._interval_min_s, busy_s / self._duty) * (1 + hub.waiting / size)
             await asyncio.sleep(max(0.0, rest_s))
 
     async def _wait(self, *, backlog: bool) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from statistics import median
 
 import pytest
 
@@ -15,7 +16,7 @@ from services.streamer.clock import Clock
 from services.streamer.flush import Flusher
 from streamer.hub import Hub
 from streamer.limits import Limits
-from streamer.line import Queue
+from streamer.line import PlainLine, Queue
 from streamer.outbox import Outbox
 from tests.support.endpoint import BTC, PROTO, Client, client, running
 
@@ -78,6 +79,29 @@ async def test_under_load_kafka_is_polled_a_few_times_between_two_flushes() -> N
     loaded.seconds = 0.012
     await flushing(loaded, settings, 0.2, busy=True)
     assert 0.004 <= loaded.flusher.poll_pause_s <= 0.012
+
+
+@pytest.mark.parametrize(("cost_us", "least", "most"), [(4, 250, 800), (200, 128, 128)])
+async def test_a_slice_is_what_fits_in_two_milliseconds(cost_us: int, least: int, most: int) -> None:
+    """Never less than was set, however long it takes."""
+
+    class Full(SlowHub):
+        sizes: list[int]
+
+        def flush(self, now_ns: int, queues_max: int | None = None) -> list[Queue]:
+            assert queues_max is not None
+            self.seconds = queues_max * cost_us / 1e6
+            super().flush(now_ns, queues_max)
+            self.sizes.append(queues_max)
+            queue = self._line.queue(None, 0)  # type: ignore[arg-type]
+            return [queue] * queues_max
+
+    hub = Full(Limits())
+    hub._line = PlainLine()
+    hub.sizes = []
+    await flushing(hub, Settings(), 0.3, busy=True)
+    assert hub.sizes[0] == 128
+    assert least <= median(hub.sizes[1:]) <= most
 
 
 async def test_slices_leave_the_event_loop_to_others() -> None:
