@@ -1,4 +1,4 @@
-"""Build hook: with ``DEPTHCAST_COMPILE=1`` mypyc compiles the pure packages of the wheel, and cc the native modules.
+"""Build hook: with ``DEPTHCAST_COMPILE=1`` mypyc compiles the pure packages and `SERVICES`, and cc the native modules.
 
 Without it the wheel is Python alone and fits every platform. The modules stay in the wheel beside their extensions,
 which Python prefers to them, so that tracebacks show their lines.
@@ -15,6 +15,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PACKAGES = ("protos", "ingest", "streamer")
 NATIVE = (*PACKAGES, "services")
 """Where modules in C are. Each has its contract, and its fallback, in Python beside it."""
+SERVICES = (
+    "services/kafka/fetch.py",
+    "services/kafka/fetcher.py",
+    "services/kafka/follower.py",
+    "services/streamer/market.py",
+)
+"""What else is compiled: the way of a record from Kafka's socket to the hub."""
 INTERPRETED = {
     "protos/depthcast_pb2.py",  # generated; nothing but calls of protobuf's own C
     "protos/messages.py",  # users copy and pickle these classes; compiled, they are no faster to read
@@ -56,7 +63,7 @@ def compile_into(root: Path, directory: Path) -> Path:
 
     os.chdir(root)  # mypy names modules by their path from here
     modules = [str(path.relative_to(root)) for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
-    modules = [name for name in modules if name not in INTERPRETED and not name.endswith("__init__.py")]
+    modules = [name for name in modules if name not in INTERPRETED and not name.endswith("__init__.py")] + [*SERVICES]
     extensions = mypycify(
         [
             "--config-file=",

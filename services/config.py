@@ -226,7 +226,7 @@ class Settings(BaseSettings):
         128,
         ge=1,
         le=10_000,
-        description="Least number of clients written to before the event loop gets its turn; more if they take less than 2 ms.",
+        description="Least clients to write to before the event loop gets its turn; more if they take less than 2 ms.",
     )
     outbox_soft_bytes: Bytes = Field(
         _LIMITS.outbox_soft_bytes,
