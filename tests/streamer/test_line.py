@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from protos.codec import CODECS
 from streamer.counters import Counters
 from streamer.limits import Limits
-from streamer.line import Line, Listeners, Queue
+from streamer.line import Line, Listeners, PlainLine, Queue
 from streamer.outbox import Outbox, Segment
 from tests.support.lines import KINDS, lines
 
@@ -32,7 +32,7 @@ def segment() -> Segment:
 
 
 def owner() -> Outbox:
-    return cast("Outbox", object())
+    return Outbox(CODEC, Limits(), Counters(), PlainLine())
 
 
 def test_a_new_queue(line: Line) -> None:
@@ -186,16 +186,16 @@ def test_what_refers_to_each_other_is_collected(kind: str) -> None:
     """Owners, queues, listeners and the line, in which something waits."""
     line = lines(kind).new()
 
-    class Owner:
-        queue: Any = None
+    class Skips(set[Any]):
+        """Can be referred to weakly, which an outbox of the compiled build cannot."""
 
-    who = Owner()
-    who.queue = queue = line.queue(cast("Outbox", who), 1)
+    who = Outbox(CODEC, Limits(), Counters(), line)
+    who.skips = Skips()
+    queue = who.queue
     listeners = line.listeners()
     listeners.add(queue)
     listeners.offer(segment())
-    queue.append(cast("Segment", listeners))
-    gone = weakref.ref(who)
+    gone = weakref.ref(who.skips)
     del who, queue, listeners, line
     gc.collect()
     assert gone() is None
