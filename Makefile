@@ -30,11 +30,11 @@ help:
 demo: $(VENV)/.runtime
 	@exec $(BIN)/depthcast dev
 
-# First what only computes, then what waits and measures, then whole processes, two files at a time: these tests wait
-# for conditions most of the time, not for so many seconds.
+# First what only computes, then what waits and measures, then whole processes. Two files at a time where nothing is
+# measured: whole processes wait for conditions most of the time, not for so many seconds.
 CHOSEN = $(PYTEST) $(if $(PYTEST),|| test $$? -eq 5) # a choice may leave nothing of one pass
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(CALM) $(CHOSEN)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(CALM) $(CHOSEN)
 	$(BIN)/python -m pytest $(filter-out $(CALM) tests/integration,$(QUICK) $(THOROUGH)) $(CHOSEN)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/integration $(CHOSEN)
 
