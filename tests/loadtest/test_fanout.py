@@ -10,7 +10,8 @@ import pytest
 from loadtest.churn import measure_churn, measure_storm
 from loadtest.connect import measure_connections
 from loadtest.errors import LoadTestError
-from loadtest.fanout import Load, as_often_us, chosen, compare, connected, measure
+from loadtest.fanout import Load, as_often_us, chosen, compare, connected, measure, usual_pace
+from loadtest.histogram import Histogram
 from loadtest.processes import descriptors
 from loadtest.report import write_json, write_report
 from loadtest.servers import Depthcast, Reference, Running
@@ -21,6 +22,7 @@ from tests.support.needs import need_compiler
 LOAD = Load(clients=20, instruments=10, per_client=5, rate=200, seconds=1)
 CONTRACT = (
     *("deliveries_per_s", "expected_per_s", "lost", "p50_ms", "p99_ms", "p999_ms", "max_ms"),
+    *("usual_pace_p99_ms", "usual_pace_percent"),
     *("server_cpu_s_per_million", "reference_cpu_s_per_million", "ratio", "server_rss_mib", "frames_per_send"),
 )
 
@@ -92,6 +94,14 @@ async def test_a_floor_sends_as_often_as_the_server_did(name: str) -> None:
     theirs = await measure(Reference(name, as_often_us(often, load.clients)), load)
     assert theirs.frames_per_send == pytest.approx(ours.frames_per_send, rel=0.3)
     assert as_often_us(replace(often, frames_per_send=1.0, flush_interval_ms=2.0), load.clients) == 2_000
+
+
+def test_a_p99_at_the_usual_pace_is_of_at_least_half_of_the_latencies() -> None:
+    latencies = Histogram()
+    latencies.record([64_000_000] * 50)
+    assert usual_pace(latencies, 100) == {"usual_pace_p99_ms": 63.963, "usual_pace_percent": 50.0}
+    assert usual_pace(latencies, 101) == {"usual_pace_p99_ms": None, "usual_pace_percent": 49.5}
+    assert usual_pace(Histogram(), 0) == {"usual_pace_p99_ms": None, "usual_pace_percent": 0.0}
 
 
 async def test_connections_are_weighed() -> None:
