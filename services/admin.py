@@ -14,7 +14,7 @@ from services.log import Handler
 from services.metrics import Metrics
 from services.serving import Server, listen
 
-LAG_SAMPLE_S = 0.1
+LAG_SAMPLE_S = 0.02
 
 
 class Admin:

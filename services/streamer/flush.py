@@ -20,10 +20,8 @@ from streamer.hub import Hub
 
 BACKLOG_S = 0.1
 """While a client may have a backlog: the longest time between two flushes, which judge it."""
-POLL_PAUSE = 0.5
-"""Of a round. A fetch costs as much as ten updates, whatever it brings."""
-POLL_PAUSE_FROM_S = 0.003
-POLL_PAUSE_MAX_S = 0.02
+ROOM_MAX_S = 0.02
+"""The longest that who feeds us is held back."""
 SLICE_S = 0.002
 """Of a slice, if its smallest size allows: so long the event loop waits. More and smaller slices cost more: each takes
 0.1 ms whatever its size, because the sends have put all that is not sending out of the caches."""
@@ -45,7 +43,9 @@ class Flusher:
         self._slice_min = settings.flush_slice_clients
         self._awake = False
         self._waiter: asyncio.Future[None] | None = None
-        self._round_s = 0.0  # from one write to a client to the next, as the load decides it
+        self._room: asyncio.Future[bool] | None = None
+        self._room_s = 0.0  # when it is given at the latest
+        self._room_at: int | None = None  # clients that wait
         self._round_busy_s = 0.0
         self._round_ends = 0  # when so many are served
         self._served = 0  # clients, since the start
@@ -63,10 +63,18 @@ class Flusher:
         if len(self._samples) < SAMPLES_MAX:
             self._samples.append((ts_received_ns, ts_record_ns))
 
-    @property
-    def poll_pause_s(self) -> float:
-        """How long who feeds us should wait between two polls: under load, little of that misses a write."""
-        return min(self._round_s * POLL_PAUSE, POLL_PAUSE_MAX_S) if self._round_s > POLL_PAUSE_FROM_S else 0.0
+    async def room(self) -> bool:
+        """Hold back who feeds us, until half of those who get what it brought have been written to.
+
+        Little of what comes meanwhile misses a write by that, and a fetch costs as much as ten updates, whatever it
+        brings. False: the next slice was enough for all.
+        """
+        if not (self._awake or self._hub.waiting):
+            return False
+        self._room = asyncio.get_running_loop().create_future()
+        self._room_s = time.monotonic() + ROOM_MAX_S
+        self._room_at = None
+        return await self._room
 
     async def run(self, clients: Clients) -> None:
         """Flush for ever."""
@@ -83,20 +91,32 @@ class Flusher:
             clients.flush(queues)
             busy_s = time.thread_time() - started
             self._measure(served, busy_s)
+            self._give_room(served)
             if served >= self._slice_min:
                 size = max(self._slice_min, int(served * SLICE_S / busy_s))
             free_at = max(free_at, started_at - LATE_S) + busy_s / self._duty
             rest_s = free_at - time.monotonic()
             if not hub.waiting:
                 rest_s = max(rest_s, self._interval_min_s)
-            self._round_s = max(self._interval_min_s, busy_s / self._duty) * (1 + hub.waiting / size)
             await asyncio.sleep(max(0.0, rest_s))
+
+    def _give_room(self, served: int) -> None:
+        room, waiting = self._room, self._hub.waiting
+        if room is None:
+            return
+        is_first = self._room_at is None
+        if self._room_at is None:
+            self._room_at = (served + waiting) // 2
+        if waiting <= self._room_at or time.monotonic() >= self._room_s:
+            self._room = None
+            if not room.done():
+                room.set_result(waiting > 0 or not is_first)
 
     async def _wait(self, *, backlog: bool) -> None:
         seconds = (self._hub.due_ns - self._clock.now_ns()) / 1e9
         if backlog:
             seconds = min(seconds, BACKLOG_S)
-        if not (self._awake or self._hub.waiting) and seconds > 0:
+        if not (self._awake or self._hub.waiting or self._room) and seconds > 0:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
             timer = loop.call_later(min(seconds, 3600), self.wake)

@@ -109,15 +109,16 @@ class MarketReader:
         ends = await self.reader.end_offsets([(self._market, p) for p in self._partitions])
         await self._check_positions(ends)
         self._heard_s = time.monotonic()
+        loaded = False
         while True:
             if not self._hub.ready and all(self.reader.position(p) >= end for p, end in ends.items()):
                 self._hub.ready = True
                 self.caught_up.set()
                 _log.info("ready: %d instruments in %.1f s", len(self._hub.instruments()), time.monotonic() - started)
-            pause_s = self._flusher.poll_pause_s
-            await self._process(await self._poll(ahead=not pause_s))
-            if pause_s:
-                await asyncio.sleep(pause_s)
+            records = await self._poll(ahead=not loaded)
+            await self._process(records)
+            if records:
+                loaded = await self._flusher.room()
 
     async def _check_positions(self, ends: dict[tuple[str, int], int]) -> None:
         """A position beyond the end, of a topic that was made anew, would count as caught up."""

@@ -48,6 +48,16 @@ def quantile_ms(grown: Mapping[str, float], name: str, q: float) -> float:
     return next((1e3 * le for le, count in buckets if total and count >= q * total), 0.0)
 
 
+def usual_pace(results: list[dict[str, Any]], most_ms: float) -> Row:
+    """The p99 of what was not delivered in a moment in which the machine itself was slow."""
+    known = [result["usual_pace_p99_ms"] for result in results if result["usual_pace_p99_ms"] is not None]
+    percent = median(result["usual_pace_percent"] for result in results)
+    what = f"  at the machine's usual pace, {percent:.0f} % of them, p99"
+    if not known:
+        return Row(what, "not known", f"<= {most_ms:g} ms", False)
+    return Row(what, f"{median(known):.1f} ms", f"<= {most_ms:g} ms", median(known) <= most_ms)
+
+
 def rows(name: str, case: Case, results: list[dict[str, Any]]) -> list[Row]:
     def middle(name: str) -> float:
         return median(result[name] for result in results)
@@ -64,6 +74,7 @@ def rows(name: str, case: Case, results: list[dict[str, Any]]) -> list[Row]:
             f"<= {case.p99_ms:g} ms",
             p99 <= case.p99_ms,
         ),
+        usual_pace(results, case.p99_ms),
         Row("  lost", f"{lost:,}", "none", not lost),
         Row("  streamer's CPU", f"{middle('server_cpu_percent'):.0f} %", "reported", True),
     ]

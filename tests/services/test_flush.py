@@ -71,14 +71,43 @@ async def test_under_load_flushes_take_their_share_and_no_more(duty: float, cost
     assert rate >= 1e3 / interval_ms * 0.5, "other work on this machine may slow it down, but not by half"
 
 
-async def test_under_load_kafka_is_polled_a_few_times_between_two_flushes() -> None:
-    settings, idle, loaded = Settings(), SlowHub(Limits()), SlowHub(Limits())
-    await flushing(idle, settings, 0.2, busy=True)
-    assert idle.flushes > 0
-    assert idle.flusher.poll_pause_s == 0
-    loaded.seconds = 0.012
-    await flushing(loaded, settings, 0.2, busy=True)
-    assert 0.004 <= loaded.flusher.poll_pause_s <= 0.012
+@pytest.mark.parametrize(
+    ("clients", "left", "loaded"), [(0, (0, 0), False), (60, (0, 0), False), (600, (100, 300), True)]
+)
+async def test_who_feeds_us_has_room_when_half_of_the_line_is_served(
+    clients: int, left: tuple[int, int], *, loaded: bool
+) -> None:
+    """At once when nobody waits, with the first slice when that is enough."""
+    settings, hub = Settings(flush_slice_clients=100), SlowHub(Limits())
+    hub.seconds = 0.003
+    await flushing(hub, settings, 0.05, busy=False)
+    flusher = hub.flusher
+    metrics, clock = Metrics(), Clock()
+    task = asyncio.create_task(
+        flusher.run(Clients(hub, settings, metrics, clock, flusher.wake, Gate(settings, metrics, clock)))
+    )
+    for _ in range(clients):
+        hub.attach(PROTO).push(b"x")
+    if clients:
+        flusher.wake()
+    async with asyncio.timeout(1):
+        assert await flusher.room() is loaded
+    assert left[0] <= hub.waiting <= left[1]
+    task.cancel()
+
+
+async def test_who_feeds_us_is_not_held_back_for_long() -> None:
+    settings, hub = Settings(flush_slice_clients=1, flush_duty_max=0.5), SlowHub(Limits())
+    hub.seconds = 0.004
+    for _ in range(100):
+        hub.attach(PROTO).push(b"x")
+    feeding = asyncio.create_task(flushing(hub, settings, 0.3, busy=True))
+    await asyncio.sleep(0)
+    started = time.monotonic()
+    assert await hub.flusher.room()
+    assert 0.02 <= time.monotonic() - started <= 0.15, "and not when half are written to, after 0.4 s"
+    assert hub.waiting > 50
+    await feeding
 
 
 @pytest.mark.parametrize(("cost_us", "least", "most"), [(4, 250, 800), (200, 128, 128)])
