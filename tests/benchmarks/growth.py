@@ -1,7 +1,7 @@
 """How the cost grows: the same 1,000 updates a second for more clients, and spread over more instruments.
 
 Each client is on 20 instruments (on all 10 of 10); clients grow at 200 instruments, instruments at 1,000 clients. One
-core for the streamer. The last row is a fit of two costs to all the runs: of an update and of a send.
+core for the streamer, compiled. The last row is a fit of two costs to all the runs: of an update and of a send.
 
 ![deliveries per second and core](growth.svg)
 
@@ -17,7 +17,7 @@ from loadtest.fanout import measure as measure_load
 from loadtest.processes import cores, raise_descriptor_limit
 from loadtest.report import plot
 from loadtest.servers import Depthcast
-from tests.benchmarks.common import Row, pinned
+from tests.benchmarks.common import Row, build, pinned
 
 RATE, SECONDS, PER_CLIENT = 1_000, 3, 20
 CLIENTS, INSTRUMENTS = (100, 1_000, 5_000, 10_000), (10, 200, 2_000)
@@ -48,7 +48,7 @@ def measure() -> list[Row]:
     raise_descriptor_limit()
     shapes = {*((n, AT_INSTRUMENTS) for n in CLIENTS), *((AT_CLIENTS, s) for s in INSTRUMENTS)}
     runs: dict[tuple[int, int], Measured] = {}
-    with pinned(cores()[1]):
+    with pinned(cores()[1]), build("compiled"):
         for clients, instruments in sorted(shapes):
             load = Load(clients, instruments, min(PER_CLIENT, instruments), RATE, SECONDS)
             runs[clients, instruments] = asyncio.run(measure_load(Depthcast(), load))
