@@ -45,7 +45,7 @@ class Flusher:
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[bool] | None = None
         self._room_s = 0.0  # when it is given at the latest
-        self._room_at: int | None = None  # clients that wait
+        self._room_slices = 0  # since it was asked for
         self._round_busy_s = 0.0
         self._round_ends = 0  # when so many are served
         self._served = 0  # clients, since the start
@@ -64,16 +64,16 @@ class Flusher:
             self._samples.append((ts_received_ns, ts_record_ns))
 
     async def room(self) -> bool:
-        """Hold back who feeds us, until half of those who get what it brought have been written to.
+        """Hold back who feeds us until all who wait have been written to.
 
-        Little of what comes meanwhile misses a write by that, and a fetch costs as much as ten updates, whatever it
+        Nobody gets anything of what comes meanwhile before that, and a fetch costs as much as ten updates, whatever it
         brings. False: the next slice was enough for all.
         """
         if not (self._awake or self._hub.waiting):
             return False
         self._room = asyncio.get_running_loop().create_future()
         self._room_s = time.monotonic() + ROOM_MAX_S
-        self._room_at = None
+        self._room_slices = 0
         return await self._room
 
     async def run(self, clients: Clients) -> None:
@@ -91,7 +91,7 @@ class Flusher:
             clients.flush(queues)
             busy_s = time.thread_time() - started
             self._measure(served, busy_s)
-            self._give_room(served)
+            self._give_room()
             if served >= self._slice_min:
                 size = max(self._slice_min, int(served * SLICE_S / busy_s))
             free_at = max(free_at, started_at - LATE_S) + busy_s / self._duty
@@ -100,17 +100,15 @@ class Flusher:
                 rest_s = max(rest_s, self._interval_min_s)
             await asyncio.sleep(max(0.0, rest_s))
 
-    def _give_room(self, served: int) -> None:
+    def _give_room(self) -> None:
         room, waiting = self._room, self._hub.waiting
         if room is None:
             return
-        is_first = self._room_at is None
-        if self._room_at is None:
-            self._room_at = (served + waiting) // 2
-        if waiting <= self._room_at or time.monotonic() >= self._room_s:
+        self._room_slices += 1
+        if not waiting or time.monotonic() >= self._room_s:
             self._room = None
             if not room.done():
-                room.set_result(waiting > 0 or not is_first)
+                room.set_result(self._room_slices > 1 or waiting > 0)
 
     async def _wait(self, *, backlog: bool) -> None:
         seconds = (self._hub.due_ns - self._clock.now_ns()) / 1e9
