@@ -307,7 +307,7 @@ static PyObject *line_take(PyObject *self, PyObject *queues_max) {
 }
 
 static PyObject *line_leave(PyObject *self, PyObject *queue) {
-  if (Py_TYPE(queue) == queue_type && ((Queue *)queue)->standing) {
+  if (Py_TYPE(queue) == queue_type && (PyObject *)((Queue *)queue)->line == self && ((Queue *)queue)->standing) {
     leave((Line *)self, (Queue *)queue);
     Py_DECREF(queue);
   }

@@ -58,6 +58,16 @@ def test_what_is_not_a_queue_does_not_listen(line: Line) -> None:
     assert len(listeners) == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_queue_of_another_line_does_not_leave_this_one(kind: str) -> None:
+    mine, other = lines(kind).new(), lines(kind).new()
+    queues = [line.queue(owner(), 1) for line in (mine, other)]
+    for queue in queues:
+        queue.stand()
+    mine.leave(queues[1])
+    assert (mine.take(None), other.take(None)) == (queues[:1], queues[1:])
+
+
 class Machine(RuleBasedStateMachine):
     """Any order of what the hub does, beside lists that do the same."""
 
