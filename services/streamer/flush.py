@@ -41,6 +41,7 @@ class Flusher:
         self._interval_min_s = settings.flush_interval_min_ms / 1e3
         self._duty = settings.flush_duty_max
         self._slice_min = settings.flush_slice_clients
+        self._runs = False
         self._awake = False
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[bool] | None = None
@@ -69,7 +70,7 @@ class Flusher:
         Nobody gets anything of what comes meanwhile before that, and a fetch costs as much as ten updates, whatever it
         brings. False: the next slice was enough for all.
         """
-        if not (self._awake or self._hub.waiting):
+        if not (self._runs and (self._awake or self._hub.waiting)):
             return False
         self._room = asyncio.get_running_loop().create_future()
         self._room_s = time.monotonic() + ROOM_MAX_S
@@ -78,6 +79,7 @@ class Flusher:
 
     async def run(self, clients: Clients) -> None:
         """Flush for ever."""
+        self._runs = True
         hub = self._hub
         size = self._slice_min
         free_at = 0.0  # when our share of the core allows the next slice

@@ -92,6 +92,16 @@ async def test_who_feeds_us_has_room_when_all_are_served(clients: int, *, loaded
     task.cancel()
 
 
+async def test_who_feeds_us_is_not_held_back_before_the_loop_runs() -> None:
+    """One of several workers opens its port, and begins to flush, when its books have caught up."""
+    hub = SlowHub(Limits())
+    flusher = Flusher(hub, Settings(), Metrics(), Clock())
+    hub.attach(PROTO).push(b"x")
+    flusher.wake()
+    async with asyncio.timeout(1):
+        assert not await flusher.room()
+
+
 async def test_who_feeds_us_is_not_held_back_for_long() -> None:
     settings, hub = Settings(flush_slice_clients=1, flush_duty_max=0.5), SlowHub(Limits())
     hub.seconds = 0.004
