@@ -30,8 +30,8 @@ help:
 demo: $(VENV)/.runtime
 	@exec $(BIN)/depthcast dev
 
-# First what only computes, then what waits and measures, then whole processes. Two files at a time where nothing is
-# measured: whole processes wait for conditions most of the time, not for so many seconds.
+# First what only computes, then what waits and measures, then whole processes. Two files at a time where no
+# test asks the wall clock: whole processes wait for conditions most of the time, not for so many seconds.
 CHOSEN = $(PYTEST) $(if $(PYTEST),|| test $$? -eq 5) # a choice may leave nothing of one pass
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(CALM) $(CHOSEN)

@@ -25,6 +25,8 @@ ROOM_MAX_S = 0.02
 SLICE_S = 0.002
 """Of a slice, if its smallest size allows: so long the event loop waits. More and smaller slices cost more: each takes
 0.1 ms whatever its size, because the sends have put all that is not sending out of the caches."""
+CLOCK_S = 1e-6
+"""The least that a slice is taken to last: not every clock of CPU time ticks in each."""
 LATE_S = 0.002
 """What a turn comes too late by is made up for, as far as this: the event loop rounds each wait up to a millisecond."""
 SAMPLES_MAX = 2
@@ -67,8 +69,8 @@ class Flusher:
     async def room(self) -> bool:
         """Hold back who feeds us until all who wait have been written to.
 
-        Nobody gets anything of what comes meanwhile before that, and a fetch costs as much as ten updates, whatever it
-        brings. False: the next slice was enough for all.
+        Who is late in the line would get some of what comes meanwhile a write sooner, but a fetch costs as much as ten
+        updates, whatever it brings. False: the next slice was enough for all.
         """
         if not (self._runs and (self._awake or self._hub.waiting)):
             return False
@@ -95,7 +97,7 @@ class Flusher:
             self._measure(served, busy_s)
             self._give_room()
             if served >= self._slice_min:
-                size = max(self._slice_min, int(served * SLICE_S / busy_s))
+                size = max(self._slice_min, int(served * SLICE_S / max(busy_s, CLOCK_S)))
             free_at = max(free_at, started_at - LATE_S) + busy_s / self._duty
             rest_s = free_at - time.monotonic()
             if not hub.waiting:
