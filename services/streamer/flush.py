@@ -100,7 +100,9 @@ class Flusher:
                 size = max(self._slice_min, int(served * SLICE_S / max(busy_s, CLOCK_S)))
             free_at = max(free_at, started_at - LATE_S) + busy_s / self._duty
             rest_s = free_at - time.monotonic()
-            if not hub.waiting:
+            if hub.due_ns <= now_ns:
+                rest_s = 0.0  # when all that are due have moved
+            elif not hub.waiting:
                 rest_s = max(rest_s, self._interval_min_s)
             await asyncio.sleep(max(0.0, rest_s))
 

@@ -139,6 +139,30 @@ async def test_a_slice_is_what_fits_in_two_milliseconds(cost_us: int, least: int
     assert least <= median(hub.sizes[1:]) <= most
 
 
+async def test_tiers_that_are_due_together_move_in_turns_of_the_event_loop_and_the_rest_comes_after_the_last() -> None:
+    class Ticking(SlowHub):
+        left = 8
+        order: list[str]
+
+        @property
+        def due_ns(self) -> int:
+            return 0 if self.left else 1 << 62
+
+        def tick(self, now_ns: int) -> None:
+            super().tick(now_ns)
+            self.left -= 1
+            until = time.thread_time() + 0.001
+            while time.thread_time() < until:
+                pass
+            self.order.append("tick")
+            asyncio.get_running_loop().call_soon(self.order.append, "others")
+
+    hub = Ticking(Limits())
+    hub.order = []
+    await flushing(hub, Settings(flush_duty_max=0.05), 0.1, busy=True)
+    assert hub.order == ["tick", "others"] * 8, "20 ms of rest for each, but not between them"
+
+
 async def test_slices_leave_the_event_loop_to_others() -> None:
     async with running(flush_slice_clients=1) as rig:
         order: list[str] = []

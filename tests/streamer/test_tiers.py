@@ -81,6 +81,40 @@ def test_an_update_below_the_view_is_not_sent(
     assert (digest.epoch, digest.seq) == position, "the digest names the last update that was sent"
 
 
+def test_many_tiers_that_are_due_move_over_several_ticks_and_are_offered_together(
+    maker: Callable[..., Any], codec: Codec
+) -> None:
+    """So that no tick is long, and nobody is written to more often for it."""
+    hub = Hub(Limits())
+    markets = {f"x:spot:{i}": maker(f"x:spot:{i}", i) for i in range(50)}
+    outbox, gone = hub.attach(codec), hub.attach(codec)
+    streams = []
+    for name, market in markets.items():
+        hub.apply(name, market.snapshot(), 0)
+        streams.append(hub.subscribe(outbox, StreamKey(name, Channel.BOOK, 0, 100), None, SlowPolicy.CLOSE, 0))
+    last = hub.subscribe(gone, StreamKey("x:spot:49", Channel.BOOK, 10, 100), None, SlowPolicy.CLOSE, 0)
+    hub.flush(0)
+    for client in (outbox, gone):
+        while hub.payload(client, 1 << 20):
+            pass
+    before = [stream.seq for stream in streams]
+    for name, market in markets.items():
+        hub.apply(name, market.delta(9), 1)
+    moved, ticks, now_ns = 0, 0, 200 * MS
+    while hub.due_ns <= now_ns:
+        assert hub.flush(now_ns) == []
+        hub.tick(now_ns)
+        hub.detach(gone)
+        ticks += 1
+        now = sum(stream.seq != seq for stream, seq in zip(streams, before, strict=True))
+        assert now - moved <= 16
+        moved = now
+    assert (moved, ticks) == (50, 4)
+    assert last.seq != markets["x:spot:49"].seq, "nobody listens any more"
+    assert hub.flush(now_ns) == [outbox.queue]
+    assert len(codec.decode(hub.payload(outbox, 1 << 20))) == 50
+
+
 def test_nothing_is_computed_without_listeners(maker: Callable[..., Any], codec: Codec) -> None:
     hub = Hub(Limits())
     market = maker(NAME)
