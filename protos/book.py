@@ -15,6 +15,10 @@ class InvariantError(Exception):
     """The book is not a book: our fault, never the venue's."""
 
 
+def prices_of(levels: Levels) -> list[int]:
+    return [price for price, _ in levels]
+
+
 class BookSide:
     """One side: prices ascending in a list, lots by price. Inserting into a list of thousands beats a tree."""
 

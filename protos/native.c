@@ -16,7 +16,7 @@ typedef enum { OK, LEAVE /* it to the codec */, FAILED /* with an exception */ }
 
 /* Bounds of protos/wire.py. */
 static const int64_t U32 = UINT32_MAX, COUNT_MAX = (1LL << 53) - 1, VALUE_MAX = 999999999999999999LL;
-enum { LEVELS_MAX = 200000, TRADES_MAX = 20000, TRADE_ID_MAX = 128, EXPONENT_MIN = -18, FLAGS_KNOWN = 63, SIDES = 3 };
+enum { LEVELS_MAX = 200000, TRADES_MAX = 20000, TRADE_ID_MAX = 128, EXPONENT_MIN = -18, SNAPSHOT = 1, FLAGS_KNOWN = 63, SIDES = 3 };
 
 enum { VARINT, FIXED64, BYTES, FIXED32 = 5 }; /* wire types */
 enum { ROOM = 256 /* for all but levels and trades */, LEVEL_ROOM = 18, STEP_ROOM = 9, TRADE_ROOM = 64 + TRADE_ID_MAX };
@@ -25,12 +25,12 @@ enum { ROOM = 256 /* for all but levels and trades */, LEVEL_ROOM = 18, STEP_ROO
 enum {
   STREAM, EPOCH, SEQ, PREV_SEQ, FLAGS, TS_EVENT, TS_RECEIVED, TS_PUBLISHED, HEADER,
   BIDS = HEADER, ASKS, SCALE, VENUE_CHECKSUM, VENUE_DEPTH, TRADES, BID_TICKS, BID_LOTS, ASK_TICKS, ASK_LOTS,
-  PRICE_EXPONENT, SIZE_EXPONENT, TICKS, LOTS, SIDE, TRADE_ID, NAMES
+  PRICE_EXPONENT, SIZE_EXPONENT, TICKS, LOTS, SIDE, TRADE_ID, PRICES, NAMES
 };
 static const char *const texts[NAMES] = {
   "stream", "epoch", "seq", "prev_seq", "flags", "ts_event_ns", "ts_received_ns", "ts_published_ns",
   "bids", "asks", "scale", "venue_checksum", "venue_depth", "trades", "bid_ticks", "bid_lots", "ask_ticks", "ask_lots",
-  "price_exponent", "size_exponent", "ticks", "lots", "side", "trade_id",
+  "price_exponent", "size_exponent", "ticks", "lots", "side", "trade_id", "prices",
 };
 static PyObject *names[NAMES], *sides[SIDES];
 static PyObject *book_type, *trades_type, *quote_type, *trade_type, *scale_type;
@@ -104,11 +104,7 @@ static Outcome attribute(PyObject *object, int name, int64_t low, int64_t high, 
   return outcome;
 }
 
-static Outcome put_header(Out *out, PyObject *update) {
-  static const int64_t highs[HEADER] = {U32, INT64_MAX, INT64_MAX, INT64_MAX, U32, INT64_MAX, INT64_MAX, INT64_MAX};
-  int64_t h[HEADER];
-  for (int i = 0; i < HEADER; i++) TRY(attribute(update, i, 0, highs[i], &h[i]));
-  if (h[PREV_SEQ] > h[SEQ]) return LEAVE;
+static void write_header(Out *out, const int64_t *h) {
   if (h[TS_PUBLISHED]) put_number(out, 8, zigzag(h[TS_PUBLISHED] - h[TS_RECEIVED]));
   put_unless_zero(out, 7, zigzag(h[TS_RECEIVED] - h[TS_EVENT]));
   if (h[TS_EVENT]) put_fixed(out, 6, (uint64_t)h[TS_EVENT], FIXED64);
@@ -117,6 +113,14 @@ static Outcome put_header(Out *out, PyObject *update) {
   put_unless_zero(out, 3, (uint64_t)h[SEQ]);
   put_unless_zero(out, 2, (uint64_t)h[EPOCH]);
   put_unless_zero(out, 1, (uint64_t)h[STREAM]);
+}
+
+static Outcome put_header(Out *out, PyObject *update) {
+  static const int64_t highs[HEADER] = {U32, INT64_MAX, INT64_MAX, INT64_MAX, U32, INT64_MAX, INT64_MAX, INT64_MAX};
+  int64_t h[HEADER];
+  for (int i = 0; i < HEADER; i++) TRY(attribute(update, i, 0, highs[i], &h[i]));
+  if (h[PREV_SEQ] > h[SEQ]) return LEAVE;
+  write_header(out, h);
   return OK;
 }
 
@@ -311,6 +315,7 @@ enum { NUMBERS = 16 };
 typedef struct {
   uint64_t values[NUMBERS];
   Span spans[NUMBERS];
+  const uint8_t *starts[NUMBERS]; /* where their tags are */
   unsigned present;
 } Fields;
 
@@ -364,6 +369,7 @@ static Outcome read_fields(Span in, const char *types, Fields *fields) {
         }
         fields->spans[number] = span;
     }
+    fields->starts[number] = start;
     fields->present |= 1u << number;
     last = number;
   }
@@ -388,7 +394,7 @@ static Outcome add_time(int64_t base, uint64_t difference, int64_t *sum) {
   return __builtin_add_overflow(base, unzigzag(difference), sum) || *sum < 0 ? LEAVE : OK;
 }
 
-static Outcome place_header(PyObject *args, const Fields *fields) {
+static Outcome read_header(const Fields *fields, int64_t *values) {
   const uint64_t *v = fields->values;
   int64_t prev_seq = 0, received_ns, published_ns = 0;
   if (v[1] > UINT32_MAX || v[2] > (uint64_t)COUNT_MAX || v[3] > (uint64_t)COUNT_MAX || v[5] > UINT32_MAX) return LEAVE;
@@ -399,9 +405,16 @@ static Outcome place_header(PyObject *args, const Fields *fields) {
   }
   TRY(add_time((int64_t)v[6], v[7], &received_ns));
   if (has(fields, 8)) TRY(add_time(received_ns, v[8], &published_ns));
-  const int64_t values[HEADER] = {
+  const int64_t found[HEADER] = {
     (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], prev_seq, (int64_t)(v[5] & FLAGS_KNOWN), (int64_t)v[6], received_ns, published_ns,
   };
+  memcpy(values, found, sizeof found);
+  return OK;
+}
+
+static Outcome place_header(PyObject *args, const Fields *fields) {
+  int64_t values[HEADER];
+  TRY(read_header(fields, values));
   for (int i = 0; i < HEADER; i++) TRY(place_integer(args, i, values[i]));
   return OK;
 }
@@ -422,24 +435,46 @@ static Py_ssize_t count_varints(Span span) {
   return count;
 }
 
-static Outcome fill_levels(PyObject *levels, Py_ssize_t count, Span steps, Span lots) {
-  int64_t ticks = 0;
+/* What is still to be read of one side. */
+typedef struct {
+  Span steps, lots;
+  Level last;
+  int begun;
+} Side;
+
+static Side side_of(const Fields *fields, int number) {
+  return (Side){fields->spans[number], fields->spans[number + 1], {0, 0}, 0};
+}
+
+/* Its next level as `last`. */
+static Outcome take_level(Side *side) {
+  uint64_t step, size = 0;
+  TRY(take_varint(&side->steps, &step));
+  if (side->begun && step < 2) return LEAVE; /* prices do not ascend */
+  int64_t ticks = side->last.ticks + (side->begun ? (int64_t)(step >> 1) : unzigzag(step >> 1)); /* both below 2**62 */
+  if (ticks < -VALUE_MAX || ticks > VALUE_MAX) return LEAVE;
+  if (!(step & 1)) {
+    TRY(take_varint(&side->lots, &size));
+    if (size < 1 || size > (uint64_t)VALUE_MAX) return LEAVE;
+  }
+  side->last = (Level){ticks, (int64_t)size};
+  side->begun = 1;
+  return OK;
+}
+
+static Outcome finished(const Side *side) {
+  return side->steps.at == side->steps.end && side->lots.at == side->lots.end ? OK : LEAVE;
+}
+
+static Outcome fill_levels(PyObject *levels, Py_ssize_t count, Side side) {
   for (Py_ssize_t i = 0; i < count; i++) {
-    uint64_t step, size = 0;
-    TRY(take_varint(&steps, &step));
-    if (i > 0 && step < 2) return LEAVE; /* prices do not ascend */
-    ticks += i > 0 ? (int64_t)(step >> 1) : unzigzag(step >> 1); /* both below 2**62 */
-    if (ticks < -VALUE_MAX || ticks > VALUE_MAX) return LEAVE;
-    if (!(step & 1)) {
-      TRY(take_varint(&lots, &size));
-      if (size < 1 || size > (uint64_t)VALUE_MAX) return LEAVE;
-    }
+    TRY(take_level(&side));
     PyObject *pair = PyTuple_New(2);
     if (!pair || PyList_SetItem(levels, i, pair) < 0) return FAILED;
-    TRY(place_integer(pair, 0, ticks));
-    TRY(place_integer(pair, 1, (int64_t)size));
+    TRY(place_integer(pair, 0, side.last.ticks));
+    TRY(place_integer(pair, 1, side.last.lots));
   }
-  return steps.at == steps.end && lots.at == lots.end ? OK : LEAVE;
+  return finished(&side);
 }
 
 static Outcome place_side(PyObject *args, Py_ssize_t index, const Fields *fields, int number) {
@@ -447,7 +482,7 @@ static Outcome place_side(PyObject *args, Py_ssize_t index, const Fields *fields
   if (count > LEVELS_MAX) return LEAVE;
   PyObject *levels = PyList_New(count);
   TRY(place(args, index, levels));
-  return fill_levels(levels, count, fields->spans[number], fields->spans[number + 1]);
+  return fill_levels(levels, count, side_of(fields, number));
 }
 
 static Outcome place_book(PyObject *args, Span body) {
@@ -572,6 +607,143 @@ static PyObject *unpack_frame(PyObject *module, PyObject *frame) {
   return parts;
 }
 
+/* ---- deltas */
+
+enum { DELTA_LEVELS_MAX = 64 /* per side; the codec reads larger ones */, LEVELS_FROM = 9 /* field */ };
+
+/* The body of a book in a record, without what only snapshots have. */
+static Outcome read_delta(PyObject *value, Fields *fields, int64_t *header) {
+  if (!PyBytes_Check(value)) return LEAVE;
+  const uint8_t *at = (const uint8_t *)PyBytes_AsString(value);
+  Span in = {at, at + PyBytes_Size(value)}, body;
+  if (in.at == in.end || *in.at++ != (1 << 3 | BYTES)) return LEAVE;
+  TRY(take_bytes(&in, &body));
+  if (in.at != in.end) return LEAVE;
+  TRY(read_fields(body, " vvvvv8vvbbbb", fields));
+  return read_header(fields, header);
+}
+
+/* Its levels and their number; LEAVE when they are not valid. */
+static Outcome read_side(const Fields *fields, int number, Level *levels, Py_ssize_t *count) {
+  Side side = side_of(fields, number);
+  *count = count_varints(side.steps);
+  if (*count > DELTA_LEVELS_MAX) return LEAVE;
+  for (Py_ssize_t i = 0; i < *count; i++) {
+    TRY(take_level(&side));
+    levels[i] = side.last;
+  }
+  return finished(&side);
+}
+
+/* Where a price is in a list that ascends, or would be; -1 with an exception. */
+static Py_ssize_t place_of(PyObject *prices, int64_t ticks) {
+  Py_ssize_t low = 0, high = PyList_Size(prices);
+  while (low < high) {
+    Py_ssize_t middle = low + (high - low) / 2;
+    int64_t price = PyLong_AsLongLong(PyList_GetItem(prices, middle));
+    if (price == -1 && PyErr_Occurred()) return -1;
+    if (price < ticks) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/* `BookSide.apply` of one level; -1 with an exception. */
+static int set_level(PyObject *prices, PyObject *lots, PyObject *price, Level level) {
+  int known = PyDict_Contains(lots, price);
+  if (known < 0) return -1;
+  if (!level.lots) {
+    if (!known) return 0;
+    Py_ssize_t at = place_of(prices, level.ticks);
+    return at < 0 || PyDict_DelItem(lots, price) < 0 || PyList_SetSlice(prices, at, at + 1, NULL) < 0 ? -1 : 0;
+  }
+  Py_ssize_t at = known ? 0 : place_of(prices, level.ticks);
+  if (at < 0 || (!known && PyList_Insert(prices, at, price) < 0)) return -1;
+  PyObject *size = PyLong_FromLongLong(level.lots);
+  int failed = !size || PyDict_SetItem(lots, price, size) < 0;
+  Py_XDECREF(size);
+  return failed ? -1 : 0;
+}
+
+/* Sets the levels of one side, and tells their prices. */
+static PyObject *set_levels(PyObject *side, const Level *levels, Py_ssize_t count) {
+  PyObject *prices = PyObject_GetAttr(side, names[PRICES]), *lots = PyObject_GetAttr(side, names[LOTS]);
+  PyObject *set = prices && lots ? PyList_New(count) : NULL;
+  for (Py_ssize_t i = 0; set && i < count; i++) {
+    PyObject *price = PyLong_FromLongLong(levels[i].ticks);
+    if (!price || set_level(prices, lots, price, levels[i]) < 0) {
+      Py_XDECREF(price);
+      Py_CLEAR(set);
+    } else {
+      PyList_SetItem(set, i, price);
+    }
+  }
+  Py_XDECREF(prices);
+  Py_XDECREF(lots);
+  return set;
+}
+
+static PyObject *advance(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  Fields fields;
+  Level bids[DELTA_LEVELS_MAX], asks[DELTA_LEVELS_MAX];
+  Py_ssize_t bid_count, ask_count;
+  int64_t h[HEADER], epoch, seq;
+  (void)module;
+  if (count != 5) return PyErr_SetString(PyExc_TypeError, "advance takes 5 arguments"), NULL;
+  Outcome outcome = integer(args[1], 0, COUNT_MAX, &epoch);
+  if (outcome == OK) outcome = integer(args[2], 1, COUNT_MAX, &seq);
+  if (outcome == OK) outcome = read_delta(args[0], &fields, h);
+  if (outcome == OK && (h[EPOCH] != epoch || h[PREV_SEQ] != seq || h[SEQ] == seq || h[FLAGS] & SNAPSHOT)) outcome = LEAVE;
+  if (outcome == OK) outcome = read_side(&fields, LEVELS_FROM, bids, &bid_count);
+  if (outcome == OK) outcome = read_side(&fields, LEVELS_FROM + 2, asks, &ask_count);
+  if (outcome == LEAVE) Py_RETURN_NONE;
+  PyObject *bid_prices = outcome == OK ? set_levels(args[3], bids, bid_count) : NULL;
+  PyObject *ask_prices = bid_prices ? set_levels(args[4], asks, ask_count) : NULL;
+  if (!ask_prices) {
+    Py_XDECREF(bid_prices);
+    return NULL;
+  }
+  return Py_BuildValue("LLLLNN", (long long)h[SEQ], (long long)h[FLAGS], (long long)h[TS_EVENT], (long long)h[TS_RECEIVED],
+                       bid_prices, ask_prices);
+}
+
+/* The fields of a body from the levels on. */
+static Span levels_of(const Fields *fields) {
+  Span span = {NULL, NULL};
+  for (int number = LEVELS_FROM; number < LEVELS_FROM + 4; number++) {
+    if (!has(fields, number)) continue;
+    if (!span.at) span.at = fields->starts[number];
+    span.end = fields->spans[number].end;
+  }
+  return span;
+}
+
+static PyObject *restamp(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  Fields fields;
+  int64_t h[HEADER], stream, flags, published_ns;
+  (void)module;
+  if (count != 4) return PyErr_SetString(PyExc_TypeError, "restamp takes 4 arguments"), NULL;
+  if (integer(args[1], 0, U32, &stream) != OK || integer(args[2], 0, U32, &flags) != OK ||
+      integer(args[3], 1, INT64_MAX, &published_ns) != OK || read_delta(args[0], &fields, h) != OK)
+    return PyErr_SetString(PyExc_ValueError, "not a record that was advanced by"), NULL;
+  Span levels = levels_of(&fields);
+  Py_ssize_t size = levels.end - levels.at;
+  Out out;
+  out.heap = NULL;
+  if (reserve(&out, 0, ROOM + size) != OK) return NULL;
+  out.at -= size;
+  if (size) memcpy(out.at, levels.at, (size_t)size);
+  h[STREAM] = stream;
+  h[FLAGS] = flags;
+  h[TS_PUBLISHED] = published_ns;
+  write_header(&out, h);
+  enclose(&out, 1, out.end);
+  enclose(&out, 1, out.end);
+  PyObject *bytes = PyBytes_FromStringAndSize((char *)out.at, out.end - out.at);
+  PyMem_Free(out.heap);
+  return bytes;
+}
+
 /* ---- the module */
 
 static PyMethodDef methods[] = {
@@ -579,6 +751,8 @@ static PyMethodDef methods[] = {
   {"pack_frame", pack_frame, METH_O, "See protos/shortcut.py."},
   {"unpack_record", unpack_record, METH_O, "See protos/shortcut.py."},
   {"unpack_frame", unpack_frame, METH_O, "See protos/shortcut.py."},
+  {"advance", (PyCFunction)(void (*)(void))advance, METH_FASTCALL, "See protos/shortcut.py."},
+  {"restamp", (PyCFunction)(void (*)(void))restamp, METH_FASTCALL, "See protos/shortcut.py."},
   {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "native", NULL, -1, methods, NULL, NULL, NULL, NULL};

@@ -6,7 +6,11 @@ what is valid, and why not. Without the C module all is left. `tests/protos` has
 
 from collections.abc import Callable, Sequence
 
+from protos.book import BookSide
 from protos.messages import ServerMessage
+
+Advanced = tuple[int, int, int, int, list[int], list[int]]
+"""Of a delta: seq, flags, ts_event_ns, ts_received_ns, and the bid and ask prices whose sizes it sets."""
 
 pack_record: Callable[[ServerMessage], bytes | None]
 """The message as a chunk, or None: left."""
@@ -16,10 +20,15 @@ unpack_record: Callable[[bytes], ServerMessage | None]
 """The message of a chunk, or None: left."""
 unpack_frame: Callable[[bytes], Sequence[ServerMessage | bytes]]
 """The messages of a frame, in order; what is left is a frame of its own, as bytes."""
+advance: Callable[[bytes, int, int, BookSide, BookSide], Advanced | None]
+"""Sets the levels of a chunk with a delta of a book in its sides, if it is one with nothing but levels that continues
+(epoch, seq). None: left, and nothing has happened."""
+restamp: Callable[[bytes, int, int, int], bytes]
+"""A frame of that chunk, with another stream, flags and ts_published_ns."""
 
 
-def leave(_: object) -> None:
-    """`pack_record`, `pack_frame` and `unpack_record` without the C module."""
+def leave(*_: object) -> None:
+    """`pack_record`, `pack_frame`, `unpack_record` and `advance` without the C module."""
 
 
 def leave_frame(frame: bytes) -> Sequence[ServerMessage | bytes]:
@@ -27,8 +36,14 @@ def leave_frame(frame: bytes) -> Sequence[ServerMessage | bytes]:
     return (bytes(frame),)
 
 
+def no_restamp(_record: bytes, _stream: int, _flags: int, _ts_published_ns: int) -> bytes:
+    """`restamp` without the C module: nothing was advanced."""
+    raise NotImplementedError
+
+
 try:
-    from protos.native import pack_frame, pack_record, unpack_frame, unpack_record
+    from protos.native import advance, pack_frame, pack_record, restamp, unpack_frame, unpack_record
 except ImportError:
-    pack_record = pack_frame = unpack_record = leave
+    pack_record = pack_frame = unpack_record = advance = leave
     unpack_frame = leave_frame
+    restamp = no_restamp

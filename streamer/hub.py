@@ -3,6 +3,7 @@
 The shell's loop, and the order that makes it right::
 
     hub.apply(instrument, message, now_ns)   # for each record read; publishes on streams that have subscribers
+    hub.advance(instrument, record, now_ns)  # or this, for less, if it can
     hub.tick(now_ns)                         # interval tiers and digests that are due
     queues = hub.flush(now_ns, 128)          # who waits longest; again while there are more `waiting`
     # those with a socket and a plain queue may be written to in one call, and taken from the list
@@ -96,6 +97,16 @@ class Hub:
         """
         self._fanout.now_ns = now_ns
         return self._instrument(instrument).apply(message)
+
+    def advance(self, instrument: str, record: bytes, now_ns: int) -> int:
+        """`apply` a record of the market topic without decoding it, if it is a delta that continues a book.
+
+        Returns:
+            Its ts_received_ns; -1: it is something else, nothing has happened, and `apply` takes its message.
+        """
+        known = self._instruments.get(instrument)
+        self._fanout.now_ns = now_ns
+        return known.market.ts_received_ns if known is not None and known.advance(record) else -1
 
     def load(self, instrument: str, state: InstrumentState) -> None:
         """Adopt a record of the snapshots topic, as far as it is newer than what was applied."""

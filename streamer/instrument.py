@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from protos.book import prices_of
 from protos.messages import (
     BookState,
     BookUpdate,
@@ -82,6 +83,31 @@ class Instrument:
         chain.move(message.epoch, message.seq)
         self._apply_other(message, link)
         return True
+
+    def advance(self, record: bytes) -> bool:
+        """What `apply` does for the message of a record of the market topic, without making one.
+
+        Returns:
+            False: it is no delta that continues the book, and nothing has happened.
+        """
+        market = self.market
+        prev_seq = market.book.seq
+        advanced = market.advance(record)
+        if advanced is None:
+            return False
+        _, flags, _, _, bids, asks = advanced
+        self._fanout.counters.applied += 1
+        for full in self._full:
+            full.advance(record, prev_seq, flags)
+        self._follow_delta(bids, asks)
+        if self._quotes is not None and self._quotes.derived:
+            self._quotes.derive()
+        return True
+
+    def _follow_delta(self, bids: list[int], asks: list[int]) -> None:
+        for tier in self._tiers:
+            if tier.key.interval_ms == 0:
+                tier.on_delta(bids, asks)
 
     def load(self, state: InstrumentState) -> None:
         """Adopt what is newer in a state from the snapshots topic. Book before status: the status is the last word."""
@@ -176,9 +202,7 @@ class Instrument:
             for tier in self._tiers:
                 tier.on_snapshot()
         else:
-            for tier in self._tiers:
-                if tier.key.interval_ms == 0:
-                    tier.on_delta(update)
+            self._follow_delta(prices_of(update.bids), prices_of(update.asks))
         if self._quotes is not None and self._quotes.derived:
             self._quotes.derive()
         announce_changes(before)

@@ -3,8 +3,10 @@
 from collections import deque
 from enum import Enum
 
-from protos.book import Book
+from protos.book import Book, prices_of
+from protos.delta import advance
 from protos.messages import BookState, BookUpdate, Flag, QuoteUpdate, Reason, Scale, StatusUpdate, Trade, TradesUpdate
+from protos.shortcut import Advanced
 from streamer.limits import Limits
 from streamer.since import Ring
 
@@ -124,8 +126,18 @@ class Market:
             self.ring.reset(update.epoch, update.seq)
             self.venue_depth = update.venue_depth
         else:
-            self.ring.add(update.seq, update.bids, update.asks)
+            self.ring.add(update.seq, prices_of(update.bids), prices_of(update.asks))
         self.learn(update.scale)
+
+    def advance(self, record: bytes) -> Advanced | None:
+        """Apply a record of the market topic, if it is a delta that continues the book."""
+        if self.gapped:
+            return None
+        advanced = advance(record, self.book)
+        if advanced is not None:
+            seq, _, self.ts_event_ns, self.ts_received_ns, bids, asks = advanced
+            self.ring.add(seq, bids, asks)
+        return advanced
 
     def learn(self, scale: Scale | None) -> None:
         if scale is not None:

@@ -4,7 +4,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from protos.messages import Level, Levels
+from protos.messages import Levels
 from streamer.limits import Limits
 
 
@@ -30,10 +30,10 @@ class Ring:
         self._bids = array("q")
         self._asks = array("q")
 
-    def add(self, seq: int, bids: Iterable[Level], asks: Iterable[Level]) -> None:
-        """An update to ``seq``, larger than all before, touched these levels."""
-        self._bids.fromlist([price for price, _ in bids])
-        self._asks.fromlist([price for price, _ in asks])
+    def add(self, seq: int, bids: list[int], asks: list[int]) -> None:
+        """An update to ``seq``, larger than all before, touched these prices."""
+        self._bids.fromlist(bids)
+        self._asks.fromlist(asks)
         self._seqs.append(seq)
         self._bid_ends.append(len(self._bids))
         self._ask_ends.append(len(self._asks))

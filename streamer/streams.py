@@ -9,6 +9,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from protos.codec import Codec
+from protos.delta import passed_on
 from protos.messages import (
     DEPTHS,
     INTERVALS_MS,
@@ -149,14 +150,31 @@ class Stream:
         """Move to the position of ``message`` and queue it for the listeners at the next cut."""
         if self._open and message.epoch != self._epoch:
             self.cut()
-        if not self._open:
-            self._start(message.epoch, message.prev_seq)
-        self.epoch = message.epoch
-        self.seq = message.seq
-        self._updates += 1
+        self._move(message.epoch, message.seq, message.prev_seq)
         message.stream = self.id
         message.ts_published_ns = self.fanout.now_ns
         self._encode(message)
+        if self._digest is _WAITS:
+            self._announce_digest()
+
+    def _move(self, epoch: int, seq: int, prev_seq: int) -> None:
+        if not self._open:
+            self._start(epoch, prev_seq)
+        self.epoch = epoch
+        self.seq = seq
+        self._updates += 1
+
+    def advance(self, record: bytes, prev_seq: int, flags: int) -> None:
+        """`publish` the delta that the market has advanced by."""
+        book = self.market.book
+        self._move(book.epoch, book.seq, prev_seq)
+        flags |= self.flags()
+        now_ns = self.fanout.now_ns
+        for lane in self.lanes:
+            if lane.cache:
+                lane.cache.clear()
+            if lane.listeners:
+                lane.chunks.append(passed_on(record, self.id, flags, now_ns, lane.codec, self.market.scale))
         if self._digest is _WAITS:
             self._announce_digest()
 

@@ -8,7 +8,7 @@ view did not change nothing is sent, and the position stays.
 
 from heapq import nlargest, nsmallest
 
-from protos.book import DIGEST_DEPTH, BookSide, digest_of
+from protos.book import DIGEST_DEPTH, BookSide, digest_of, prices_of
 from protos.messages import BookUpdate, Flag, Levels, MarketMessage
 from streamer.market import Market
 from streamer.since import Ring, absolute
@@ -52,13 +52,12 @@ class TierStream(Stream):
         update.scale = self.market.scale
         self.publish(update)
 
-    def on_delta(self, update: BookUpdate) -> None:
-        """The book changed (interval 0)."""
-        bids, asks = update.bids, update.asks
-        if (bids and (self._worst_bid is None or bids[-1][0] >= self._worst_bid)) or (
-            asks and (self._worst_ask is None or asks[0][0] <= self._worst_ask)
+    def on_delta(self, bids: list[int], asks: list[int]) -> None:
+        """The book changed at these prices, ascending (interval 0)."""
+        if (bids and (self._worst_bid is None or bids[-1] >= self._worst_bid)) or (
+            asks and (self._worst_ask is None or asks[0] <= self._worst_ask)
         ):
-            self._advance({price for price, _ in bids}, {price for price, _ in asks})
+            self._advance(set(bids), set(asks))
 
     def on_tick(self) -> None:
         """The interval is over."""
@@ -78,7 +77,7 @@ class TierStream(Stream):
             return
         prev_seq = self.seq
         self.seq = self.market.book.seq
-        self._ring.add(self.seq, bids, asks)
+        self._ring.add(self.seq, prices_of(bids), prices_of(asks))
         update = self._update(0, prev_seq)
         update.bids = bids
         update.asks = asks

@@ -205,15 +205,21 @@ class MarketReader:
 
     def _on_market(self, record: Record, now_ns: int, monotonic_ns: int) -> None:
         _, partition, offset, timestamp_ms, key, value, _ = record
+        hub, counters = self._hub, self._counters
         try:
             instrument = (key or b"").decode("ascii")
+            received_ns = hub.advance(instrument, value or b"", now_ns)
+            if received_ns >= 0:
+                self.updated_ns[instrument] = monotonic_ns
+                if hub.ready:
+                    self._applied(received_ns, timestamp_ms * 1_000_000)
+                return
             message = decode_market(value or b"")
         except (CodecError, UnicodeDecodeError):
             self._unusable(record, "bad-update")
-            self._hub.gap((key or b"").decode(errors="replace"), Reason.OFFSETS_LOST, now_ns)
+            hub.gap((key or b"").decode(errors="replace"), Reason.OFFSETS_LOST, now_ns)
             self._recover(partition, offset + 1)
             return
-        hub, counters = self._hub, self._counters
         breaks = counters.chain_breaks
         is_book = isinstance(message, BookUpdate)
         received_ns = message.ts_received_ns

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 
 from protos.codec import CODECS
 from protos.messages import DEPTHS, INTERVALS_MS, BookState, Channel, Flag, MarketMessage, Reason, Resume, SlowPolicy
+from protos.records import encode_market
 from streamer.counters import by_channel, count
 from streamer.hub import Hub
 from streamer.limits import Limits
@@ -25,6 +26,7 @@ from streamer.line import Line, Queue
 from streamer.outbox import Outbox
 from streamer.streams import StreamKey
 from tests.support.lines import KINDS, lines
+from tests.support.shortcuts import shortcuts
 
 NAMES = ("x:spot:A", "x:spot:B")
 LIMITS = Limits(
@@ -57,6 +59,7 @@ class HubMachine(RuleBasedStateMachine):
     def start(self, seed: int) -> None:
         self.hub = Hub(LIMITS, type(self).new_line())
         self.now_ns = 1_000 * MS
+        self.by_record = True
         self.makers = {name: self.make_maker(name, seed + i) for i, name in enumerate(NAMES)}
         self.gapped = dict.fromkeys(NAMES, False)
         self.venue_quotes = dict.fromkeys(NAMES, False)
@@ -80,9 +83,16 @@ class HubMachine(RuleBasedStateMachine):
 
     def _apply(self, name: str, message: MarketMessage) -> None:
         self.past.append((name, replace(message)))
+        if self.by_record and self.hub.advance(name, encode_market(message), self.now_ns) >= 0:
+            return
         assert self.hub.apply(name, message, self.now_ns)
 
     # ---- the market
+
+    @rule(by_record=st.booleans())
+    def feed(self, by_record: bool) -> None:
+        """As records where that is possible, or as messages."""
+        self.by_record = by_record
 
     @rule(name=names, touched=st.integers(0, 6), times=st.integers(1, 3))
     def book(self, name: str, touched: int, times: int) -> None:
@@ -314,7 +324,8 @@ def test_every_client_is_right_and_every_update_is_counted(
         make_maker = staticmethod(maker)
         make_client = staticmethod(client)
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=40, stateful_step_count=50, deadline=None))
+    with shortcuts(kind):
+        run_state_machine_as_test(Machine, settings=settings(max_examples=40, stateful_step_count=50, deadline=None))
 
 
 def test_counts_of_a_tally_do_not_mix() -> None:

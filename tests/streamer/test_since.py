@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protos.book import prices_of
 from protos.messages import Level
 from streamer.limits import Limits
 from streamer.since import Ring, absolute
@@ -19,7 +20,7 @@ def test_every_position_it_holds_is_answered_with_all_prices_since(
     ring = Ring(Limits(since_updates_max=updates_max, since_prices_max=prices_max))
     ring.reset(7, 1)
     for i, (bids, asks) in enumerate(updates):
-        ring.add(2 + i, bids, asks)
+        ring.add(2 + i, prices_of(bids), prices_of(asks))
         held = [seq for seq in range(3 + i) if ring.holds(7, seq)]
         assert held
         assert held == list(range(held[0], 3 + i)), "the newest positions are held"
@@ -37,7 +38,7 @@ def test_every_position_it_holds_is_answered_with_all_prices_since(
 def test_other_epochs_positions_between_and_zero_prove_nothing() -> None:
     ring = Ring(Limits())
     ring.reset(7, 10)
-    ring.add(20, [(1, 1)], [])
+    ring.add(20, [1], [])
     assert ring.touched(7, 10) == ({1}, set())
     for epoch, seq in ((6, 10), (8, 10), (7, 15), (7, 21), (7, 9), (7, 0)):
         assert ring.touched(epoch, seq) is None

@@ -9,8 +9,9 @@ import pytest
 from protos import shortcut
 from tests.support.native import native
 
-WITHOUT = dict.fromkeys(("pack_record", "pack_frame", "unpack_record"), shortcut.leave) | {
-    "unpack_frame": shortcut.leave_frame
+WITHOUT = dict.fromkeys(("pack_record", "pack_frame", "unpack_record", "advance"), shortcut.leave) | {
+    "unpack_frame": shortcut.leave_frame,
+    "restamp": shortcut.no_restamp,
 }
 
 
