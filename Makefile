@@ -6,9 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PURE := protos ingest streamer
-QUICK := $(wildcard tests/test_*.py $(addprefix tests/,$(PURE) services loadtest))
-THOROUGH := $(wildcard $(addprefix tests/,slow rfc6455 security real_clients fuzz faults integration))
 CALM := $(wildcard tests/test_*.py $(addprefix tests/,$(PURE) fuzz))
+BESIDE := $(wildcard $(addprefix tests/,services loadtest rfc6455 security real_clients faults integration))
+ALONE := $(wildcard tests/services/test_flush.py tests/loadtest/test_fanout.py tests/slow \
+	$(addprefix tests/faults/test_,host.py ingest_kills.py poison.py redis.py streamer_ends.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage $(PURE:%=coverage-%) compile test-compiled check fuzz mutation audit bench proto lock clean
@@ -30,13 +31,13 @@ help:
 demo: $(VENV)/.runtime
 	@exec $(BIN)/depthcast dev
 
-# First what only computes, then what waits and measures, then whole processes. Two files at a time where no
-# test asks the wall clock: whole processes wait for conditions most of the time, not for so many seconds.
+# Two files at a time: first what only computes, then what waits for conditions, not for so many seconds.
+# Last and alone what asks how long something took, or how much of something is done in a time.
 CHOSEN = $(PYTEST) $(if $(PYTEST),|| test $$? -eq 5) # a choice may leave nothing of one pass
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(CALM) $(CHOSEN)
-	$(BIN)/python -m pytest $(filter-out $(CALM) tests/integration,$(QUICK) $(THOROUGH)) $(CHOSEN)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/integration $(CHOSEN)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(BESIDE) $(ALONE:%=--ignore=%) $(CHOSEN)
+	$(BIN)/python -m pytest $(ALONE) $(CHOSEN)
 
 # Beside the checkout, which stays pure: what runs in build/compiled, or with it installed, runs compiled.
 compile: $(VENV)/.dev
