@@ -56,7 +56,7 @@ $(PURE:%=coverage-%): coverage-%: $(VENV)/.dev
 COMPILED := cd build/compiled && $(abspath $(BIN))/python
 test-compiled: compile
 	$(COMPILED) -c 'import sys; from services.build import COMPILED; import ingest.native, protos.native, services.streamer.native; sys.exit(not COMPILED)'
-	$(COMPILED) -m pytest ../../tests/protos ../../tests/ingest ../../tests/streamer \
+	$(COMPILED) -m pytest --numprocesses 2 --dist loadfile ../../tests/protos ../../tests/ingest ../../tests/streamer \
 		$(addprefix ../../tests/services/test_,kafka.py kafka_fetch.py kafka_frames.py streamer.py) $(PYTEST)
 
 check: $(VENV)/.dev
