@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PURE := protos ingest streamer
 CALM := $(wildcard tests/test_*.py $(addprefix tests/,$(PURE) fuzz))
-BESIDE := $(wildcard $(addprefix tests/,services loadtest rfc6455 security real_clients faults integration))
+BESIDE := $(wildcard $(addprefix tests/,integration faults real_clients security rfc6455 loadtest services))
 ALONE := $(wildcard tests/services/test_flush.py tests/loadtest/test_fanout.py tests/slow \
 	$(addprefix tests/faults/test_,host.py ingest_kills.py poison.py redis.py streamer_ends.py))
 
@@ -31,12 +31,13 @@ help:
 demo: $(VENV)/.runtime
 	@exec $(BIN)/depthcast dev
 
-# Two files at a time: first what only computes, then what waits for conditions, not for so many seconds.
+# Two files at a time: first what only computes, then what waits for conditions, not for so many seconds; there the
+# longest files come first, or one of them is left for the end, alone.
 # Last and alone what asks how long something took, or how much of something is done in a time.
 CHOSEN = $(PYTEST) $(if $(PYTEST),|| test $$? -eq 5) # a choice may leave nothing of one pass
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(CALM) $(CHOSEN)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(BESIDE) $(ALONE:%=--ignore=%) $(CHOSEN)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(BESIDE) $(ALONE:%=--ignore=%) $(CHOSEN)
 	$(BIN)/python -m pytest $(ALONE) $(CHOSEN)
 
 # Beside the checkout, which stays pure: what runs in build/compiled, or with it installed, runs compiled.
