@@ -61,7 +61,9 @@ def fanout(
     per_client: PerClient = 20,
     rate: Annotated[float, typer.Option(min=0, max=1e6, help="Updates per second; 0: 5000, with --mix 1000.")] = 0,
     seconds: Seconds = 10,
-    reference: Annotated[list[str] | None, typer.Option(help="Measure also: c, python, naive or broadcast.")] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(help="Measure also: c, python, python-books, naive or broadcast.")
+    ] = None,
     mix: Mix = False,
     p99_max_ms: P99Max = 0,
     tries: Tries = 3,

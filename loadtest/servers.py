@@ -19,7 +19,7 @@ from loadtest.instruments import names
 from loadtest.processes import ROOT, Child, cores, python
 from loadtest.target import Live, Source, Target, trusting
 
-REFERENCES = ("c", "python", "naive", "broadcast")
+REFERENCES = ("c", "python", "python-books", "naive", "broadcast")
 PREFIX = "depthcast-loadtest"
 PARTITIONS = 8
 _READY_S = 30.0
@@ -150,8 +150,9 @@ class Reference:
         port, feed_port = free_port(), free_port()
         directory = Path(tempfile.mkdtemp(prefix="depthcast-loadtest-"))
         floor = [str(compile_floor(directory))] if self.name == "c" else None
-        program = floor or python("-m", f"loadtest.reference.{self.name}")
-        command = [*program, str(port), str(feed_port), str(self.flush_interval_us)]
+        module, _, option = self.name.partition("-")
+        program = floor or python("-m", f"loadtest.reference.{module}")
+        command = [*program, str(port), str(feed_port), str(self.flush_interval_us), *filter(None, [option])]
         self._child = Child(f"reference {self.name}", command, cores()[0], directory / f"{self.name}.log", {})
         await self._child.start()
         await self._child.line()

@@ -3,7 +3,10 @@
 One epoll loop, chunks shared by reference, one write per client and flush. It keeps no books, checks nothing and drops
 clients that fall behind. There is no event loop of a library's between it and the kernel.
 
-python -m loadtest.reference.python PORT FEED_PORT FLUSH_INTERVAL_US
+With ``books`` it does what no server of order books can leave out, too: each update is decoded, applied to a book and
+encoded again.
+
+python -m loadtest.reference.python PORT FEED_PORT FLUSH_INTERVAL_US [books]
 """
 
 import gc
@@ -19,6 +22,9 @@ from websockets.utils import accept_key
 from loadtest.on_time import kernel_timer
 from loadtest.processes import raise_descriptor_limit
 from loadtest.reference.feed import RECORD, wanted
+from protos.book import Book
+from protos.codec import CODECS
+from protos.messages import BookUpdate
 
 READ_MAX = 1 << 20
 
@@ -38,11 +44,27 @@ class Client:
         """What a full socket did not take."""
 
 
+class Books:
+    """Books as they are published."""
+
+    def __init__(self) -> None:
+        self._books: defaultdict[int, Book] = defaultdict(Book)
+        self._codec = next(iter(CODECS.values()))
+
+    def work(self, stream: int, chunk: bytes) -> bytes:
+        """The chunk, after its update has been applied."""
+        (message,) = self._codec.decode(chunk)
+        if isinstance(message, BookUpdate):
+            self._books[stream].apply(message)
+        return self._codec.encode(message)
+
+
 class Fanout:
     """Clients, and what waits for them."""
 
-    def __init__(self, poller: epoll) -> None:
+    def __init__(self, poller: epoll, books: Books | None) -> None:
         self._poller = poller
+        self._books = books
         self._clients: dict[int, Client] = {}
         self._offers: defaultdict[int, list[Callable[[bytes], None]]] = defaultdict(list)
         """By stream: `append` of what is pending, of each client."""
@@ -107,6 +129,8 @@ class Fanout:
                 break
             at = start + length
             chunk = data[start:at]
+            if self._books is not None:
+                chunk = self._books.work(stream, chunk)
             for offer in self._offers[stream]:
                 offer(chunk)
         self._unread = data[at:]
@@ -142,7 +166,7 @@ def _header(length: int) -> bytes:
     return b"\x82\x7e" + length.to_bytes(2) if length < 1 << 16 else b"\x82\x7f" + length.to_bytes(8)
 
 
-def main(port: int, feed_port: int, flush_interval_us: int) -> None:
+def main(port: int, feed_port: int, flush_interval_us: int, *, with_books: bool) -> None:
     """Serve until the feed ends."""
     raise_descriptor_limit()
     gc.disable()  # nothing here is a cycle
@@ -154,7 +178,7 @@ def main(port: int, feed_port: int, flush_interval_us: int) -> None:
     poller = epoll()
     for fd in (listener.fileno(), feed.fileno(), timer):
         poller.register(fd, EPOLLIN)
-    fanout = Fanout(poller)
+    fanout = Fanout(poller, Books() if with_books else None)
     while True:
         for fd, events in poller.poll():
             if fd == timer:
@@ -172,4 +196,4 @@ def main(port: int, feed_port: int, flush_interval_us: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:4]), with_books=sys.argv[4:] == ["books"])

@@ -44,7 +44,7 @@ async def test_the_streamer_delivers_all_beside_a_reference_and_reports_it(tmp_p
     assert (tmp_path / "result.svg").read_text().startswith("<svg")
 
 
-@pytest.mark.parametrize("name", ["naive", "c", "python"])
+@pytest.mark.parametrize("name", ["naive", "c", "python", "python-books"])
 async def test_a_reference_delivers_all(name: str) -> None:
     if name == "c":
         need_compiler()
