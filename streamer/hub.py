@@ -382,6 +382,13 @@ class Hub:
         """All with subscribers."""
         return list(self._streams.values())
 
+    def queued(self) -> int:
+        """`Outbox.queued` of all. The event loop waits for it, so who has nothing costs little."""
+        return sum([outbox.queued() for outbox in self.outboxes if len(outbox.queue) or outbox.behind])
+
+    def queued_bytes(self) -> int:
+        return sum([outbox.queued_bytes() for outbox in self.outboxes if len(outbox.queue)])
+
     @property
     def stale(self) -> bool:
         return self._fanout.stale

@@ -15,9 +15,9 @@ def observe(metrics: Metrics, hub: Hub, clients: Clients, market: MarketReader) 
     """Connect the sampled metrics to their sources."""
     counters, reader = hub.counters, market.reader
     metrics.connections.read = lambda: clients.open
-    metrics.subscriptions.read = lambda: sum(len(outbox.lanes) for outbox in hub.outboxes)
+    metrics.subscriptions.read = lambda: sum([len(outbox.lanes) for outbox in hub.outboxes])
     metrics.streams.read = lambda: len(hub.streams())
-    metrics.slow_clients.read = lambda: sum(outbox.slow for outbox in hub.outboxes)
+    metrics.slow_clients.read = lambda: sum([outbox.slow for outbox in hub.outboxes])
     metrics.outbox_bytes.read = lambda: _waiting_bytes(hub, clients)
     metrics.sends.read = lambda: clients.sends
     metrics.sent_bytes.read = lambda: clients.sent_bytes
@@ -25,7 +25,7 @@ def observe(metrics: Metrics, hub: Hub, clients: Clients, market: MarketReader) 
     metrics.duplicates.read = lambda: counters.duplicates + counters.old_epochs
     metrics.chain_breaks.read = lambda: counters.chain_breaks
     metrics.updates_offered.read = lambda: _by_channel(counters.offered)
-    metrics.updates_waiting.read = lambda: _by_channel(sum([outbox.queued() for outbox in hub.outboxes]))
+    metrics.updates_waiting.read = lambda: _by_channel(hub.queued())
     metrics.updates_sent.read = lambda: _by_channel(counters.delivered)
     metrics.conflated.read = lambda: _by_channel(counters.conflated)
     metrics.skipped.read = lambda: _by_channel(counters.skipped)
@@ -42,8 +42,8 @@ def observe(metrics: Metrics, hub: Hub, clients: Clients, market: MarketReader) 
 
 def _waiting_bytes(hub: Hub, clients: Clients) -> int:
     """In the outboxes, and what was taken from them and not by the kernel."""
-    queued = sum(outbox.queued_bytes() for outbox in hub.outboxes)
-    return queued + sum(member.unsent() for member in clients.members.values())
+    written = [member for outbox, member in clients.members.items() if outbox.queue.socket < 0]  # by their transports
+    return hub.queued_bytes() + sum([member.unsent() for member in written])
 
 
 def _by_channel(total: int) -> dict[tuple[str, ...], float]:

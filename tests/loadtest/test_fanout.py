@@ -160,5 +160,5 @@ async def test_what_cannot_be_is_said_in_one_line() -> None:
         await measure(Depthcast(), Load(1, 10, 11, 1, 1))
     with pytest.raises(LoadTestError, match="ws://HOST:PORT"):
         await Running("http://127.0.0.1", {"feed": 1}).start(1)
-    with pytest.raises(LoadTestError, match="say one of c, python, naive"):
+    with pytest.raises(LoadTestError, match="say one of c, python, python-books, naive"):
         await compare(Depthcast(), LOAD, ["rust"])
