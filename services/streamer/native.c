@@ -393,9 +393,28 @@ static int settle(Work *work, Seen *seen) {
   return failed ? -1 : 0;
 }
 
+static Seen *place_of(Work *work, PyObject *segment) {
+  return &work->seen[(uint64_t)(uintptr_t)segment * 0x9E3779B97F4A7C15u >> (64 - SEEN_BITS)];
+}
+
+/* Fetches what the next queues need into the caches, while the kernel sends: it puts all that out of them. */
+static void look_ahead(Work *work, PyObject *queues, Py_ssize_t i, Py_ssize_t count) {
+  if (i + 2 < count) {
+    char *later = (char *)PyList_GetItem(queues, i + 2);
+    __builtin_prefetch(later);
+    __builtin_prefetch(later + 64);
+    __builtin_prefetch(later + 128);
+  }
+  if (i + 1 < count) {
+    Queue *next = (Queue *)PyList_GetItem(queues, i + 1);
+    if (Py_TYPE((PyObject *)next) == queue_type)
+      for (int k = 0; k < next->count; k++) __builtin_prefetch(place_of(work, next->items[k]));
+  }
+}
+
 /* What is known of a segment; NULL with an exception. One that has its place taken makes it free. */
 static Seen *look_up(Work *work, PyObject *segment) {
-  Seen *seen = &work->seen[(uint64_t)(uintptr_t)segment * 0x9E3779B97F4A7C15u >> (64 - SEEN_BITS)];
+  Seen *seen = place_of(work, segment);
   if (seen->segment == segment) return seen;
   if (seen->segment && settle(work, seen) < 0) return NULL;
   seen->data = PyObject_GetAttr(segment, data_name);
@@ -473,6 +492,7 @@ static PyObject *send_all(PyObject *module, PyObject *args) {
       if (PyList_Append(asked, object) < 0) goto done;
       continue;
     }
+    look_ahead(work, queues, i, count);
     char *frame = head(payload, queue->first, size);
     Py_ssize_t whole = payload + size - frame, taken = send(queue->socket, frame, whole, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (taken < 0) taken = 0;
