@@ -12,6 +12,9 @@ from protos.messages import Scale
 from protos.records import decode_market
 from protos.shortcut import Advanced
 
+ADVANCES = shortcut.advance is not shortcut.leave
+"""Whether `advance` ever does it: who reads every record need not ask in vain."""
+
 
 def advance(record: bytes, book: Book) -> Advanced | None:
     """Apply a record of the market topic, if it is a plain delta that continues the book.

@@ -201,7 +201,7 @@ class Instrument:
         if link is START:
             for tier in self._tiers:
                 tier.on_snapshot()
-        else:
+        elif self._tiers:
             self._follow_delta(prices_of(update.bids), prices_of(update.asks))
         if self._quotes is not None and self._quotes.derived:
             self._quotes.derive()

@@ -3,7 +3,7 @@
 One epoll loop, chunks shared by reference, one write per client and flush. It keeps no books, checks nothing and drops
 clients that fall behind. There is no event loop of a library's between it and the kernel.
 
-With ``books`` it does what no server of order books can leave out, too: each update is decoded, applied to a book and
+With ``books`` it also does with each update what the streamer in pure Python does: it is decoded, applied to a book and
 encoded again.
 
 python -m loadtest.reference.python PORT FEED_PORT FLUSH_INTERVAL_US [books]

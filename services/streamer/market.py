@@ -14,6 +14,7 @@ import logging
 import time
 
 from protos.codec import CodecError
+from protos.delta import ADVANCES
 from protos.messages import BookUpdate, Checkpoint, Reason
 from protos.records import decode_checkpoint, decode_market, decode_state
 from protos.topics import Topics, is_checkpoint_key
@@ -208,7 +209,7 @@ class MarketReader:
         hub, counters = self._hub, self._counters
         try:
             instrument = (key or b"").decode("ascii")
-            received_ns = hub.advance(instrument, value or b"", now_ns)
+            received_ns = hub.advance(instrument, value or b"", now_ns) if ADVANCES else -1
             if received_ns >= 0:
                 self.updated_ns[instrument] = monotonic_ns
                 if hub.ready:
