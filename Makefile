@@ -56,9 +56,9 @@ $(PURE:%=coverage-%): coverage-%: $(VENV)/.dev
 
 COMPILED := cd build/compiled && $(abspath $(BIN))/python
 test-compiled: compile
-	$(COMPILED) -c 'import sys; from services.build import COMPILED; import ingest.native, protos.native, services.streamer.native; sys.exit(not COMPILED)'
+	$(COMPILED) -c 'import sys; from services.build import COMPILED; import ingest.native, protos.native, services.kafka.native, services.streamer.native; sys.exit(not COMPILED)'
 	$(COMPILED) -m pytest --numprocesses 2 --dist loadfile ../../tests/protos ../../tests/ingest ../../tests/streamer \
-		$(addprefix ../../tests/services/test_,kafka.py kafka_fetch.py kafka_frames.py streamer.py) $(PYTEST)
+		$(addprefix ../../tests/services/test_,kafka.py kafka_fetch.py kafka_frames.py kafka_records.py streamer.py) $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
 """One partition that is followed: what was fetched of it, handed out record by record."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -24,6 +24,17 @@ class Record(NamedTuple):
     headers: Mapping[str, bytes]
 
 
+open_batch: Callable[..., tuple[list[Record] | None, int]] | None
+"""The compiled build's (`native.c`), past aiokafka's object for each record: the records of the batch that begins
+somewhere in what a broker sent, or None where anything is unusual in it, and where it ends."""
+try:
+    from services.kafka import native
+
+    open_batch = native.open_batch
+except ImportError:
+    open_batch = None
+
+
 class Follower:
     """One partition: the next offset to hand out, and what was fetched from there on."""
 
@@ -42,6 +53,8 @@ class Follower:
         self.error: KafkaError | None = None
         """To be raised when all before it was handed out."""
         self._batches: Any = None
+        self._data, self._at = b"", 0
+        """What the batches are of, and where the next one begins, for `open_batch`."""
         self._records: list[Record] = []  # of batches that were opened
         self._opened_to = position
 
@@ -54,6 +67,7 @@ class Follower:
         batches = MemoryRecords(data)
         if batches.has_next():
             self._batches = batches
+            self._data, self._at = data, 0
         elif data:
             self.error = RecordTooLargeError(f"{self.name[0]}/{self.name[1]} at {self.position}: cut off by the broker")
 
@@ -64,7 +78,7 @@ class Follower:
             try:
                 records += self._open()
             except Exception as error:  # of a decompressor too; nothing may be skipped, so it is fetched again
-                self._batches = None
+                self._batches, self._data = None, b""
                 known = isinstance(error, KafkaError)
                 self.error = error if known else CorruptRecordException(f"{self.name[0]}/{self.name[1]}: {error!r}")
         self._records = records[room:]
@@ -79,8 +93,12 @@ class Follower:
         topic, partition = self.name
         if not batch.validate_crc():
             raise CorruptRecordException(f"{topic}/{partition} at {start}: the checksum does not hold")
-        records = []
-        if not batch.is_control_batch:
+        records: list[Record] | None = None
+        if open_batch is not None:
+            records, self._at = open_batch(self._data, self._at, start, topic, partition, Record, _NO_HEADERS)
+        if batch.is_control_batch:
+            records = []
+        elif records is None:
             new = tuple.__new__  # past the constructor of named tuples: a third of what a record costs
             records = [
                 new(
@@ -100,5 +118,5 @@ class Follower:
             ]
         self._opened_to = max(start, batch.next_offset)
         if not batches.has_next():
-            self._batches = None
+            self._batches, self._data = None, b""
         return records

@@ -27,9 +27,9 @@ from services.config import Settings
 from services.kafka.fetch import FetchAnswer, FetchRequest
 from services.kafka.fetcher import FETCH_BYTES_MAX, FETCH_TIMEOUT_MS, Fetcher
 from services.kafka.follower import Follower, Partition, Record
+from tests.support.native import native
 
-NOT_LEADER, AUTHORIZATION, OUT_OF_RANGE = 6, 29, 1
-ONE, TWO = ("t", 0), ("u", 0)
+NOT_LEADER, AUTHORIZATION, OUT_OF_RANGE, ONE, TWO = 6, 29, 1, ("t", 0), ("u", 0)
 NEXT_OFFSET_DELTA, CHECKSUM, CHECKED, CONTROL = 23, 17, 21, 0x20
 
 
@@ -84,6 +84,14 @@ class TestBytes:
                 FetchAnswer.decode(BytesIO(data[:length]))
 
 
+@pytest.fixture(params=["python", "native"])
+def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With either way to read records."""
+    function = native("services.kafka.native").open_batch if request.param == "native" else None
+    monkeypatch.setattr("services.kafka.follower.open_batch", function)
+
+
+@pytest.mark.usefixtures("opener")
 class TestFollower:
     def test_as_many_as_there_is_room_for(self) -> None:
         follower = Follower(ONE, 11, 20)
