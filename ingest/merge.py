@@ -3,7 +3,7 @@
 The venue's cut to its depth is among the changes, and removals of levels that are not there are not.
 """
 
-from ingest.book import Ladder
+from protos.ladder import Ladder
 from protos.messages import Levels
 
 

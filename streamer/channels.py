@@ -14,7 +14,6 @@ from protos.messages import (
     TradesUpdate,
 )
 from streamer.market import BROKEN, Link, Market
-from streamer.since import absolute
 from streamer.streams import Fanout, Stream, StreamKey
 
 
@@ -37,8 +36,8 @@ class FullStream(Stream):
             return None
         book = self.market.book
         update = self._update(Flag.CONFLATED, seq)
-        update.bids = absolute(touched[0], book.bids.lots)
-        update.asks = absolute(touched[1], book.asks.lots)
+        update.bids = book.bids.levels_at(sorted(touched[0]))
+        update.asks = book.asks.levels_at(sorted(touched[1]))
         return [update]
 
     def snapshot(self) -> list[MarketMessage]:
@@ -123,12 +122,10 @@ class QuoteStream(Stream):
             ts_event_ns=market.ts_event_ns,
             ts_received_ns=market.ts_received_ns,
         )
-        if bids.prices:
-            quote.bid_ticks = bids.prices[-1]
-            quote.bid_lots = bids.lots[quote.bid_ticks]
-        if asks.prices:
-            quote.ask_ticks = asks.prices[0]
-            quote.ask_lots = asks.lots[quote.ask_ticks]
+        if bid_count := len(bids):
+            quote.bid_ticks, quote.bid_lots = bids.part(bid_count - 1, bid_count)[0]
+        if len(asks):
+            quote.ask_ticks, quote.ask_lots = asks.part(0, 1)[0]
         return quote
 
     def proves(self, epoch: int, seq: int) -> bool:

@@ -8,10 +8,12 @@ view did not change nothing is sent, and the position stays.
 
 from heapq import nlargest, nsmallest
 
-from protos.book import DIGEST_DEPTH, BookSide, digest_of, prices_of
+from protos import ring
+from protos.book import DIGEST_DEPTH, digest_of, prices_of
+from protos.ladder import Ladder
 from protos.messages import BookUpdate, Flag, Levels, MarketMessage
+from protos.ring import Ring
 from streamer.market import Market
-from streamer.since import Ring, absolute
 from streamer.streams import Fanout, Stream, StreamKey
 
 
@@ -25,7 +27,7 @@ class TierStream(Stream):
         self.depth = key.depth
         self.bids: dict[int, int] = {}  # the view last sent: ticks -> lots
         self.asks: dict[int, int] = {}
-        self._ring = Ring(fanout.limits)
+        self._ring: Ring = ring.new_ring(fanout.limits.since_updates_max, fanout.limits.since_prices_max)
         self._checked_seq = 0  # seq of the book that the view was last compared with
         self._worst_bid: int | None = None  # None: the view has room, any price touches it
         self._worst_ask: int | None = None
@@ -89,17 +91,16 @@ class TierStream(Stream):
         depth = self.depth
         self._checked_seq = book.seq
         self._crossed = book.crossed
+        bids, asks = book.bids, book.asks
         if depth == 0:
-            return _all_differences(self.bids, book.bids, touched_bids), _all_differences(
-                self.asks, book.asks, touched_asks
-            )
-        best_bids = book.bids.prices[-depth:]
-        best_asks = book.asks.prices[:depth]
-        self._worst_bid = best_bids[0] if len(best_bids) == depth else None
-        self._worst_ask = best_asks[-1] if len(best_asks) == depth else None
+            return _all_differences(self.bids, bids, touched_bids), _all_differences(self.asks, asks, touched_asks)
+        bid_count, ask_count = len(bids), len(asks)
+        first, last = max(bid_count - depth, 0), min(depth, ask_count)
+        self._worst_bid = bids.prices(first, first + 1)[0] if bid_count >= depth else None
+        self._worst_ask = asks.prices(last - 1, last)[0] if ask_count >= depth else None
         return (
-            _top_differences(self.bids, book.bids, set(best_bids), touched_bids),
-            _top_differences(self.asks, book.asks, set(best_asks), touched_asks),
+            _top_differences(self.bids, bids, first, bid_count, first, touched_bids),
+            _top_differences(self.asks, asks, 0, last, last, touched_asks),
         )
 
     def _update(self, flag: int, prev_seq: int) -> BookUpdate:
@@ -120,8 +121,8 @@ class TierStream(Stream):
         if touched is None:
             return None
         update = self._update(Flag.CONFLATED, seq)
-        update.bids = absolute(touched[0], self.bids)
-        update.asks = absolute(touched[1], self.asks)
+        update.bids = _absolute(touched[0], self.bids)
+        update.asks = _absolute(touched[1], self.asks)
         return [update]
 
     def snapshot(self) -> list[MarketMessage]:
@@ -135,23 +136,48 @@ class TierStream(Stream):
         return digest_of(nlargest(DIGEST_DEPTH, self.bids.items()), nsmallest(DIGEST_DEPTH, self.asks.items()))
 
 
-def _top_differences(view: dict[int, int], side: BookSide, best: set[int], touched: set[int] | None) -> Levels:
-    """Make ``view`` the prices ``best`` of ``side``. Set operations: at depth 200 a loop costs ten times as much."""
+def _top_differences(
+    view: dict[int, int], side: Ladder, first: int, last: int, end: int, touched: set[int] | None
+) -> Levels:
+    """Make ``view`` the levels of ``side`` at the positions ``first <= i < last``, the best ones. ``end`` is one of the
+    two: where the view ends and worse levels begin."""
+    if touched is not None and 2 * len(touched) < last - first:
+        return _near_differences(view, side, first, last, end, touched)
+    best = set(side.prices(first, last))
     candidates = best | view.keys() if touched is None else (best & touched) | (best ^ view.keys())
-    lots = side.lots
     changed: Levels = []
-    for price in candidates:
-        size = lots[price] if price in best else 0
+    for price, lots in side.levels_at(candidates):
+        size = lots if price in best else 0
         if size != view.get(price, 0):
             changed.append((price, size))
     return _apply(view, changed)
 
 
-def _all_differences(view: dict[int, int], side: BookSide, touched: set[int] | None) -> Levels:
+def _near_differences(view: dict[int, int], side: Ladder, first: int, last: int, end: int, touched: set[int]) -> Levels:
+    """The same for few prices. Each that came or went moved the end of the view by one level at most, so that what else
+    changed is so near to it."""
+    if not touched:
+        return []
+    reach = len(touched)
+    near = side.prices(max(end - reach, 0), min(end + reach, len(side)))
+    low, high = side.prices(first, first + 1)[0], side.prices(last - 1, last)[0]
+    changed: Levels = []
+    for price, lots in side.levels_at(touched.union(near)):
+        size = lots if low <= price <= high else 0
+        if size != view.get(price, 0):
+            changed.append((price, size))
+    return _apply(view, changed)
+
+
+def _all_differences(view: dict[int, int], side: Ladder, touched: set[int] | None) -> Levels:
     """Make ``view`` all of ``side``."""
-    lots = side.lots
-    candidates = view.keys() | lots.keys() if touched is None else touched
-    return _apply(view, [(p, lots.get(p, 0)) for p in candidates if lots.get(p, 0) != view.get(p, 0)])
+    candidates = view.keys() | side.prices(0, len(side)) if touched is None else touched
+    return _apply(view, [level for level in side.levels_at(candidates) if level[1] != view.get(level[0], 0)])
+
+
+def _absolute(prices: set[int], view: dict[int, int]) -> Levels:
+    """As `Ladder.levels_at`, ascending."""
+    return [(price, view.get(price, 0)) for price in sorted(prices)]
 
 
 def _apply(view: dict[int, int], changed: Levels) -> Levels:

@@ -3,14 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protos import ladder
 from protos.codec import Codec
-from protos.messages import DEPTHS, INTERVALS_MS, BookUpdate, Channel, Digest, SlowPolicy
+from protos.messages import DEPTHS, INTERVALS_MS, BookUpdate, Channel, Digest, Levels, SlowPolicy
 from streamer.hub import Hub
 from streamer.limits import Limits
 from streamer.streams import StreamKey
+from streamer.tiers import _top_differences
+from tests.support.shortcuts import shortcuts
 
 MS = 1_000_000
 NAME = "x:spot:A"
@@ -56,6 +60,37 @@ def test_each_message_leaves_the_top_of_the_book(
     assert all(update.bids or update.asks for update in updates if depth and update.prev_seq)
     if interval:
         assert len(updates) <= 600 // interval + 2 + 2, "one per interval, and the snapshots"
+
+
+side_levels = st.dictionaries(st.integers(0, 40), st.integers(0, 2), max_size=40).map(lambda found: list(found.items()))
+
+
+@settings(deadline=None)
+@given(
+    start=side_levels,
+    changes=st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2)), max_size=5), max_size=12),
+    depth=st.sampled_from((1, 10, 15)),
+    is_bids=st.booleans(),
+    told=st.booleans(),
+)
+@pytest.mark.parametrize("kind", ["python", "native"])
+def test_a_view_follows_the_best_of_a_side(
+    kind: str, start: Levels, changes: list[Levels], depth: int, is_bids: bool, told: bool
+) -> None:
+    with shortcuts(kind):
+        side = ladder.new_ladder()
+    view: dict[int, int] = {}
+    for levels in (start, *changes):
+        before = dict(view)
+        side.apply(levels)
+        count = len(side)
+        first, last = (max(count - depth, 0), count) if is_bids else (0, min(depth, count))
+        touched = {price for price, _ in levels} if told and levels is not start else None
+        differences = _top_differences(view, side, first, last, first if is_bids else last, touched)
+        assert sorted(view.items()) == side.part(first, last)
+        assert differences == sorted(
+            (price, view.get(price, 0)) for price in before | view if before.get(price) != view.get(price)
+        )
 
 
 def test_an_update_below_the_view_is_not_sent(

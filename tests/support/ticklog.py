@@ -80,7 +80,8 @@ class Follower:
             ticks = [level[0] for level in levels]
             assert ticks == sorted(set(ticks))
         for side, levels in ((self.book.bids, update.bids), (self.book.asks, update.asks)):
-            assert update.prev_seq == 0 or all(lots or price in side.lots for price, lots in levels), "useless removal"
+            gone = [price for price, lots in levels if not lots]
+            assert update.prev_seq == 0 or all(lots for _, lots in side.levels_at(gone)), "useless removal"
         self.book.apply(replace(update))
         self.book.check()
         assert bool(update.flags & Flag.CROSSED) == self.book.crossed
