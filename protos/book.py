@@ -4,7 +4,7 @@ from itertools import pairwise
 from zlib import crc32
 
 from protos import ladder
-from protos.ladder import Ladder
+from protos.ladder import END, Ladder
 from protos.messages import BookUpdate, Flag, Levels, Scale
 
 DIGEST_DEPTH = 25
@@ -48,16 +48,14 @@ class Book:
     def cut(self, depth: int) -> None:
         """Keep the best ``depth`` levels of each side, as venues do that send only the subscribed depth."""
         bids, asks = self.bids, self.asks
-        bids.apply([(price, 0) for price in bids.prices(0, max(len(bids) - depth, 0))])
-        asks.apply([(price, 0) for price in asks.prices(min(depth, len(asks)), len(asks))])
+        bids.apply([(price, 0) for price in bids.prices(0, -depth)])
+        asks.apply([(price, 0) for price in asks.prices(depth, END)])
 
     def top(self, depth: int) -> tuple[Levels, Levels]:
         """The best ``depth`` levels of each side (0: all), best first: bids descend, asks ascend."""
-        bids, asks = self.bids, self.asks
-        bid_count, ask_count = len(bids), len(asks)
-        best_bids = bids.part(max(bid_count - depth, 0) if depth else 0, bid_count)
-        best_bids.reverse()
-        return best_bids, asks.part(0, min(depth, ask_count) if depth else ask_count)
+        bids = self.bids.part(-depth, END)
+        bids.reverse()
+        return bids, self.asks.part(0, depth or END)
 
     @property
     def crossed(self) -> bool:
@@ -73,10 +71,10 @@ class Book:
     def check(self) -> None:
         """Raise `InvariantError` unless prices ascend strictly and have sizes, all positive."""
         for name, side in (("bids", self.bids), ("asks", self.asks)):
-            levels = side.levels_at(side.prices(0, len(side)))
-            if any(a >= b for (a, _), (b, _) in pairwise(levels)):
+            prices, lots_of = side.prices(0, END), side.get
+            if any(a >= b for a, b in pairwise(prices)):
                 raise InvariantError(f"{name}: prices do not ascend")
-            if any(lots <= 0 for _, lots in levels):
+            if any(lots_of(price, 0) <= 0 for price in prices):
                 raise InvariantError(f"{name}: a price without a positive size")
 
 

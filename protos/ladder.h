@@ -165,27 +165,27 @@ static PyObject *ladder_merge(PyObject *object, PyObject *args) {
   return effective;
 }
 
-/* Whether there are the positions from `args[0]` to before `args[1]`; if not, with an exception. */
-static int read_positions(const Ladder *self, PyObject *const *args, Py_ssize_t given, Py_ssize_t *start, Py_ssize_t *count) {
+/* The positions that the arguments say, as a slice does; 0 with an exception. */
+static int read_slice(const Ladder *self, PyObject *const *args, Py_ssize_t given, Py_ssize_t *start, Py_ssize_t *count) {
   if (given != 2) return PyErr_SetString(PyExc_TypeError, "positions are two numbers"), 0;
   *start = PyLong_AsSsize_t(args[0]);
-  Py_ssize_t stop = *start == -1 ? -1 : PyLong_AsSsize_t(args[1]);
-  if (PyErr_Occurred()) return 0;
-  if (*start < 0 || stop > self->count) return PyErr_Format(PyExc_IndexError, "there are %zd levels", self->count), 0;
-  *count = stop > *start ? stop - *start : 0;
+  if (*start == -1 && PyErr_Occurred()) return 0;
+  Py_ssize_t stop = PyLong_AsSsize_t(args[1]);
+  if (stop == -1 && PyErr_Occurred()) return 0;
+  *count = PySlice_AdjustIndices(self->count, start, &stop, 1);
   return 1;
 }
 
 static PyObject *ladder_part(PyObject *object, PyObject *const *args, Py_ssize_t given) {
   Ladder *self = (Ladder *)object;
   Py_ssize_t start, count;
-  return read_positions(self, args, given, &start, &count) ? list_of(self->room + self->begin + start, count) : NULL;
+  return read_slice(self, args, given, &start, &count) ? list_of(self->room + self->begin + start, count) : NULL;
 }
 
 static PyObject *ladder_prices(PyObject *object, PyObject *const *args, Py_ssize_t given) {
   Ladder *self = (Ladder *)object;
   Py_ssize_t start, count;
-  return read_positions(self, args, given, &start, &count) ? prices_of(self->room + self->begin + start, count) : NULL;
+  return read_slice(self, args, given, &start, &count) ? prices_of(self->room + self->begin + start, count) : NULL;
 }
 
 static PyObject *ladder_levels(PyObject *object, PyObject *unused) {
@@ -194,26 +194,14 @@ static PyObject *ladder_levels(PyObject *object, PyObject *unused) {
   return list_of(self->room + self->begin, self->count);
 }
 
-static PyObject *level_at(Ladder *self, PyObject *price) {
-  int64_t ticks = PyLong_AsLongLong(price);
+static PyObject *ladder_get(PyObject *object, PyObject *const *args, Py_ssize_t given) {
+  Ladder *self = (Ladder *)object;
+  if (given != 2 || !PyLong_Check(args[0])) return PyErr_SetString(PyExc_TypeError, "get takes a price and a default"), NULL;
+  int64_t ticks = PyLong_AsLongLong(args[0]);
   if (ticks == -1 && PyErr_Occurred()) return NULL;
   Py_ssize_t at = find(self, ticks);
   const Level *level = self->room + self->begin + at;
-  int64_t lots = at < self->count && level->ticks == ticks ? level->lots : 0;
-  return pair_of(Py_NewRef(price), PyLong_FromLongLong(lots));
-}
-
-static PyObject *ladder_levels_at(PyObject *object, PyObject *prices) {
-  PyObject *iterator = PyObject_GetIter(prices), *levels = iterator ? PyList_New(0) : NULL, *price;
-  while (levels && (price = PyIter_Next(iterator))) {
-    PyObject *level = level_at((Ladder *)object, price);
-    if (!level || PyList_Append(levels, level) < 0) Py_CLEAR(levels);
-    Py_XDECREF(level);
-    Py_DECREF(price);
-  }
-  if (PyErr_Occurred()) Py_CLEAR(levels);
-  Py_XDECREF(iterator);
-  return levels;
+  return at < self->count && level->ticks == ticks ? PyLong_FromLongLong(level->lots) : Py_NewRef(args[1]);
 }
 
 static PyObject *ladder_end(PyObject *object, void *highest) {
@@ -238,7 +226,7 @@ static PyMethodDef ladder_methods[] = {
   {"part", (PyCFunction)(void (*)(void))ladder_part, METH_FASTCALL, NULL},
   {"prices", (PyCFunction)(void (*)(void))ladder_prices, METH_FASTCALL, NULL},
   {"levels", ladder_levels, METH_NOARGS, NULL},
-  {"levels_at", ladder_levels_at, METH_O, NULL},
+  {"get", (PyCFunction)(void (*)(void))ladder_get, METH_FASTCALL, NULL},
   {NULL, NULL, 0, NULL},
 };
 static PyGetSetDef ladder_ends[] = {

@@ -4,11 +4,15 @@ It is the compiled build's (`native.c`: numbers in one piece of memory, where a 
 are mostly waited for), or else `PlainLadder`; one set of tests holds both to one contract.
 """
 
+import sys
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 from protos.messages import Levels
+
+END = sys.maxsize
+"""Position behind all levels."""
 
 
 class Ladder(Protocol):
@@ -28,13 +32,14 @@ class Ladder(Protocol):
         """All."""
 
     def part(self, start: int, stop: int, /) -> Levels:
-        """Those at the positions ``start <= i < stop``. Both from 0 to the number of levels."""
+        """Those at the positions ``start <= i < stop``, as of a slice: negative ones count from the end."""
 
     def prices(self, start: int, stop: int, /) -> list[int]:
         """Of the same."""
 
-    def levels_at(self, prices: Iterable[int], /) -> Levels:
-        """Those prices, in their order, with their sizes: 0 lots where there is no level."""
+    @property
+    def get(self) -> Callable[[int, int], int]:
+        """Lots by price, or the second argument. Whoever asks for many takes it once."""
 
     def replace(self, levels: Levels, /) -> None:
         """Forget all, then hold these; the last of equal prices wins."""
@@ -84,9 +89,9 @@ class PlainLadder:
     def prices(self, start: int, stop: int, /) -> list[int]:
         return self._prices[start:stop]
 
-    def levels_at(self, prices: Iterable[int], /) -> Levels:
-        lots_of = self._lots.get
-        return [(price, lots_of(price, 0)) for price in prices]
+    @property
+    def get(self) -> Callable[[int, int], int]:
+        return self._lots.get
 
     def replace(self, levels: Levels, /) -> None:
         lots = dict(levels)
@@ -122,6 +127,11 @@ class PlainLadder:
             effective.append(level)
             undo.append((price, before))
         return effective
+
+
+def absolute(prices: set[int], lots: Callable[[int, int], int]) -> Levels:
+    """The prices, ascending, with their sizes as `Ladder.get` says them: 0 lots where the level is gone."""
+    return [(price, lots(price, 0)) for price in sorted(prices)]
 
 
 new_ladder: Callable[[], Ladder]

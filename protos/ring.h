@@ -56,7 +56,7 @@ static void forget(Ring *self) {
     kept = more;
     first--;
   }
-  memmove(self->prices, self->prices + self->price_count - kept, (size_t)kept * sizeof *self->prices);
+  if (kept) memmove(self->prices, self->prices + self->price_count - kept, (size_t)kept * sizeof *self->prices);
   self->price_count = kept;
   self->update_count -= first;
   memmove(self->updates, self->updates + first, (size_t)self->update_count * sizeof *self->updates);

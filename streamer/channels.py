@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from protos.ladder import END, absolute
 from protos.messages import (
     BookUpdate,
     Flag,
@@ -36,8 +37,8 @@ class FullStream(Stream):
             return None
         book = self.market.book
         update = self._update(Flag.CONFLATED, seq)
-        update.bids = book.bids.levels_at(sorted(touched[0]))
-        update.asks = book.asks.levels_at(sorted(touched[1]))
+        update.bids = absolute(touched[0], book.bids.get)
+        update.asks = absolute(touched[1], book.asks.get)
         return [update]
 
     def snapshot(self) -> list[MarketMessage]:
@@ -122,10 +123,10 @@ class QuoteStream(Stream):
             ts_event_ns=market.ts_event_ns,
             ts_received_ns=market.ts_received_ns,
         )
-        if bid_count := len(bids):
-            quote.bid_ticks, quote.bid_lots = bids.part(bid_count - 1, bid_count)[0]
-        if len(asks):
-            quote.ask_ticks, quote.ask_lots = asks.part(0, 1)[0]
+        if best_bids := bids.part(-1, END):
+            quote.bid_ticks, quote.bid_lots = best_bids[0]
+        if best_asks := asks.part(0, 1):
+            quote.ask_ticks, quote.ask_lots = best_asks[0]
         return quote
 
     def proves(self, epoch: int, seq: int) -> bool:

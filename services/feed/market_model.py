@@ -168,7 +168,8 @@ class Instrument:
         left = max(1, int(min(wants, 1e12)))
         trades: list[TickTrade] = []
         while left and len(trades) < TRADES_MAX:
-            ((price, there),) = side.levels_at([_price(side, 0, 1 if buy else -1)])
+            price = _price(side, 0, 1 if buy else -1)
+            there = side.get(price, 0)
             lots = min(left, there)
             left -= lots
             self._set(side, changed, price, there - lots)

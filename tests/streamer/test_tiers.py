@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos import ladder
 from protos.codec import Codec
 from protos.messages import DEPTHS, INTERVALS_MS, BookUpdate, Channel, Digest, Levels, SlowPolicy
 from streamer.hub import Hub
 from streamer.limits import Limits
 from streamer.streams import StreamKey
-from streamer.tiers import _top_differences
 from tests.support.shortcuts import shortcuts
 
 MS = 1_000_000
@@ -62,35 +60,43 @@ def test_each_message_leaves_the_top_of_the_book(
         assert len(updates) <= 600 // interval + 2 + 2, "one per interval, and the snapshots"
 
 
-side_levels = st.dictionaries(st.integers(0, 40), st.integers(0, 2), max_size=40).map(lambda found: list(found.items()))
+side_levels = st.dictionaries(st.integers(0, 90), st.integers(0, 2), max_size=90).map(lambda found: list(found.items()))
 
 
 @settings(deadline=None)
 @given(
-    start=side_levels,
-    changes=st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2)), max_size=5), max_size=12),
-    depth=st.sampled_from((1, 10, 15)),
-    is_bids=st.booleans(),
-    told=st.booleans(),
+    bids=side_levels,
+    asks=side_levels,
+    changes=st.lists(st.tuples(st.booleans(), st.integers(0, 90), st.integers(0, 2)), max_size=30),
+    depth=st.sampled_from((1, 10, 50)),
 )
 @pytest.mark.parametrize("kind", ["python", "native"])
-def test_a_view_follows_the_best_of_a_side(
-    kind: str, start: Levels, changes: list[Levels], depth: int, is_bids: bool, told: bool
+def test_a_view_follows_small_updates(
+    maker: Callable[..., Any],
+    client: Callable[..., Any],
+    codec: Codec,
+    kind: str,
+    bids: Levels,
+    asks: Levels,
+    changes: list[tuple[bool, int, int]],
+    depth: int,
 ) -> None:
+    """Deep views are not looked at as a whole for them; `Client` compares."""
     with shortcuts(kind):
-        side = ladder.new_ladder()
-    view: dict[int, int] = {}
-    for levels in (start, *changes):
-        before = dict(view)
-        side.apply(levels)
-        count = len(side)
-        first, last = (max(count - depth, 0), count) if is_bids else (0, min(depth, count))
-        touched = {price for price, _ in levels} if told and levels is not start else None
-        differences = _top_differences(view, side, first, last, first if is_bids else last, touched)
-        assert sorted(view.items()) == side.part(first, last)
-        assert differences == sorted(
-            (price, view.get(price, 0)) for price in before | view if before.get(price) != view.get(price)
-        )
+        market, hub = maker(NAME), Hub(Limits())
+        first = market.snapshot(0)
+        first.bids, first.asks = sorted(bids), sorted(asks)
+        hub.apply(NAME, market._remember(first), 0)
+    outbox, viewer = hub.attach(codec), client(codec, {NAME: market})
+    hub.subscribe(outbox, StreamKey(NAME, Channel.BOOK, depth), None, SlowPolicy.CLOSE, 0)
+    for of_bids, price, lots in changes:
+        update = market.delta(0)
+        (update.bids if of_bids else update.asks).append((price, lots))
+        hub.apply(NAME, market._remember(update), 0)
+        hub.flush(0)
+        viewer.feed(hub.payload(outbox, 1 << 20))
+        (subscription,) = viewer.streams.values()
+        assert subscription.book.top(0) == market.book.top(depth)
 
 
 def test_an_update_below_the_view_is_not_sent(
