@@ -16,8 +16,8 @@ from protos.ring import Ring
 from streamer.market import Market
 from streamer.streams import Fanout, Stream, StreamKey
 
-_FEW = 8
-"""A view is not looked at as a whole for fewer prices than one in so many of its depth."""
+_DEEP = 50
+"""From this depth on a view is not looked at as a whole for a few prices."""
 
 
 class TierStream(Stream):
@@ -97,10 +97,13 @@ class TierStream(Stream):
         bids, asks = book.bids, book.asks
         if depth == 0:
             return _all_differences(self.bids, bids, touched_bids), _all_differences(self.asks, asks, touched_asks)
-        if touched_bids is not None and touched_asks is not None:
-            reach = len(touched_bids) + len(touched_asks)
-            if reach < depth // _FEW:
-                return self._near_differences(touched_bids, touched_asks, reach)
+        if (
+            depth >= _DEEP
+            and touched_bids is not None
+            and touched_asks is not None
+            and 2 * max(len(touched_bids), len(touched_asks)) < depth
+        ):
+            return self._near_differences(touched_bids, touched_asks)
         best_bids, best_asks = bids.prices(-depth, END), asks.prices(0, depth)
         self._worst_bid = best_bids[0] if len(best_bids) == depth else None
         self._worst_ask = best_asks[-1] if len(best_asks) == depth else None
@@ -109,15 +112,17 @@ class TierStream(Stream):
             _top_differences(self.asks, asks, set(best_asks), touched_asks),
         )
 
-    def _near_differences(self, touched_bids: set[int], touched_asks: set[int], reach: int) -> tuple[Levels, Levels]:
+    def _near_differences(self, touched_bids: set[int], touched_asks: set[int]) -> tuple[Levels, Levels]:
         """The same when few prices were touched. Each that came or went moved the end of its view by one level at most,
         so that all that changed is among them, or so near to the end."""
         bids, asks, depth = self.market.book.bids, self.market.book.asks, self.depth
         worst_bid, worst_ask = bids.prices(-depth, 1 - depth), asks.prices(depth - 1, depth)
         self._worst_bid = low = worst_bid[0] if worst_bid else None
         self._worst_ask = high = worst_ask[0] if worst_ask else None
-        near_bids = touched_bids.union(bids.prices(-depth - reach, reach - depth)) if touched_bids else touched_bids
-        near_asks = touched_asks.union(asks.prices(depth - reach, depth + reach)) if touched_asks else touched_asks
+        reach = len(touched_bids)
+        near_bids = touched_bids.union(bids.prices(-depth - reach, reach - depth))
+        reach = len(touched_asks)
+        near_asks = touched_asks.union(asks.prices(depth - reach, depth + reach))
         bid_lots, ask_lots = bids.get, asks.get
         return (
             _apply_new(self.bids, [(p, bid_lots(p, 0) if low is None or p >= low else 0) for p in near_bids]),
