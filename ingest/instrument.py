@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ingest.book import Book
 from ingest.counts import Counts
 from ingest.events import BookEvent, ControlEvent, Event, MapError, QuoteEvent, SequenceRule, TradesEvent
 from ingest.merge import merge
 from ingest.scaling import Factor, Numbers, Quote, Scaler, Texts
 from ingest.sequence import Action, Sequence, Verdict
+from protos.book import Book
 from protos.fixed import PrecisionError
 from protos.messages import (
     BookState,

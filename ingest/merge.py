@@ -3,7 +3,7 @@
 The venue's cut to its depth is among the changes, and removals of levels that are not there are not.
 """
 
-from ingest.book import Ladder
+from protos.ladder import END, Ladder
 from protos.messages import Levels
 
 
@@ -11,7 +11,7 @@ def merge(side: Ladder, changes: Levels, depth: int, is_bid: bool, undo: Levels)
     """`Ladder.merge`, then keep the best ``depth`` levels (0: all); with the same arguments and result."""
     effective = side.merge(changes, undo)
     if depth and len(side) > depth:
-        excess = side.part(0, len(side) - depth) if is_bid else side.part(depth, len(side))
+        excess = side.part(0, -depth) if is_bid else side.part(depth, END)
         return _cut(side, excess, effective, undo)
     return effective
 

@@ -41,7 +41,7 @@ def restore_state(instrument: Instrument, state: InstrumentState) -> None:
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise CodecError(f"ingest state cannot be read: {error}") from None
     if state.book:
-        instrument.book.restore(state.book)
+        instrument.book.apply(state.book)
         instrument.times = (state.book.ts_event_ns, state.book.ts_received_ns)
         instrument.depth = state.book.venue_depth
     instrument.status, instrument.bbo, instrument.trades = state.status, state.bbo, state.trades

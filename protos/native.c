@@ -5,11 +5,8 @@
  * says what is wrong. No Python code runs while a message is written, so what it holds stays as it is.
  *
  * Messages are written from their last byte to their first, so that each length is known when its turn comes. */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030b0000
-#include <Python.h>
-#include <stdint.h>
-#include <string.h>
+#include "ladder.h"
+#include "ring.h"
 
 typedef enum { OK, LEAVE /* it to the codec */, FAILED /* with an exception */ } Outcome;
 #define TRY(step) do { Outcome tried = (step); if (tried != OK) return tried; } while (0)
@@ -25,12 +22,12 @@ enum { ROOM = 256 /* for all but levels and trades */, LEVEL_ROOM = 18, STEP_ROO
 enum {
   STREAM, EPOCH, SEQ, PREV_SEQ, FLAGS, TS_EVENT, TS_RECEIVED, TS_PUBLISHED, HEADER,
   BIDS = HEADER, ASKS, SCALE, VENUE_CHECKSUM, VENUE_DEPTH, TRADES, BID_TICKS, BID_LOTS, ASK_TICKS, ASK_LOTS,
-  PRICE_EXPONENT, SIZE_EXPONENT, TICKS, LOTS, SIDE, TRADE_ID, PRICES, NAMES
+  PRICE_EXPONENT, SIZE_EXPONENT, TICKS, LOTS, SIDE, TRADE_ID, NAMES
 };
 static const char *const texts[NAMES] = {
   "stream", "epoch", "seq", "prev_seq", "flags", "ts_event_ns", "ts_received_ns", "ts_published_ns",
   "bids", "asks", "scale", "venue_checksum", "venue_depth", "trades", "bid_ticks", "bid_lots", "ask_ticks", "ask_lots",
-  "price_exponent", "size_exponent", "ticks", "lots", "side", "trade_id", "prices",
+  "price_exponent", "size_exponent", "ticks", "lots", "side", "trade_id",
 };
 static PyObject *names[NAMES], *sides[SIDES];
 static PyObject *book_type, *trades_type, *quote_type, *trade_type, *scale_type;
@@ -139,10 +136,6 @@ static Outcome put_scale(Out *out, PyObject *update, int number) {
   enclose(out, number, end);
   return OK;
 }
-
-typedef struct {
-  int64_t ticks, lots;
-} Level;
 
 static Outcome get_level(PyObject *levels, Py_ssize_t index, Level *level) {
   PyObject *pair = PyList_GetItem(levels, index);
@@ -635,76 +628,66 @@ static Outcome read_side(const Fields *fields, int number, Level *levels, Py_ssi
   return finished(&side);
 }
 
-/* Where a price is in a list that ascends, or would be; -1 with an exception. */
-static Py_ssize_t place_of(PyObject *prices, int64_t ticks) {
-  Py_ssize_t low = 0, high = PyList_Size(prices);
-  while (low < high) {
-    Py_ssize_t middle = low + (high - low) / 2;
-    int64_t price = PyLong_AsLongLong(PyList_GetItem(prices, middle));
-    if (price == -1 && PyErr_Occurred()) return -1;
-    if (price < ticks) low = middle + 1;
-    else high = middle;
-  }
-  return low;
+static void set_levels(Ladder *side, const Level *levels, Py_ssize_t count) {
+  for (Py_ssize_t i = 0; i < count; i++) set_level(side, levels[i]);
 }
 
-/* `BookSide.apply` of one level; -1 with an exception. */
-static int set_level(PyObject *prices, PyObject *lots, PyObject *price, Level level) {
-  int known = PyDict_Contains(lots, price);
-  if (known < 0) return -1;
-  if (!level.lots) {
-    if (!known) return 0;
-    Py_ssize_t at = place_of(prices, level.ticks);
-    return at < 0 || PyDict_DelItem(lots, price) < 0 || PyList_SetSlice(prices, at, at + 1, NULL) < 0 ? -1 : 0;
-  }
-  Py_ssize_t at = known ? 0 : place_of(prices, level.ticks);
-  if (at < 0 || (!known && PyList_Insert(prices, at, price) < 0)) return -1;
-  PyObject *size = PyLong_FromLongLong(level.lots);
-  int failed = !size || PyDict_SetItem(lots, price, size) < 0;
-  Py_XDECREF(size);
+/* Adds the list of their prices to a list; -1 with an exception. */
+static int list_prices(PyObject *list, const Level *levels, Py_ssize_t count) {
+  PyObject *prices = prices_of(levels, count);
+  int failed = !prices || PyList_Append(list, prices) < 0;
+  Py_XDECREF(prices);
   return failed ? -1 : 0;
 }
 
-/* Sets the levels of one side, and tells their prices. */
-static PyObject *set_levels(PyObject *side, const Level *levels, Py_ssize_t count) {
-  PyObject *prices = PyObject_GetAttr(side, names[PRICES]), *lots = PyObject_GetAttr(side, names[LOTS]);
-  PyObject *set = prices && lots ? PyList_New(count) : NULL;
-  for (Py_ssize_t i = 0; set && i < count; i++) {
-    PyObject *price = PyLong_FromLongLong(levels[i].ticks);
-    if (!price || set_level(prices, lots, price, levels[i]) < 0) {
-      Py_XDECREF(price);
-      Py_CLEAR(set);
-    } else {
-      PyList_SetItem(set, i, price);
-    }
-  }
-  Py_XDECREF(prices);
-  Py_XDECREF(lots);
-  return set;
-}
-
-static PyObject *advance(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-  Fields fields;
+typedef struct {
+  int64_t header[HEADER];
   Level bids[DELTA_LEVELS_MAX], asks[DELTA_LEVELS_MAX];
   Py_ssize_t bid_count, ask_count;
-  int64_t h[HEADER], epoch, seq;
+} Delta;
+
+/* A record's, if it continues the position. */
+static Outcome read_next(PyObject *record, PyObject *at_epoch, PyObject *at_seq, Delta *delta) {
+  Fields fields;
+  int64_t epoch, seq;
+  const int64_t *h = delta->header;
+  TRY(integer(at_epoch, 0, COUNT_MAX, &epoch));
+  TRY(integer(at_seq, 1, COUNT_MAX, &seq));
+  TRY(read_delta(record, &fields, delta->header));
+  if (h[EPOCH] != epoch || h[PREV_SEQ] != seq || h[SEQ] == seq || h[FLAGS] & SNAPSHOT) return LEAVE;
+  TRY(read_side(&fields, LEVELS_FROM, delta->bids, &delta->bid_count));
+  return read_side(&fields, LEVELS_FROM + 2, delta->asks, &delta->ask_count);
+}
+
+/* What can fail comes first, so that all of a delta happens, or nothing. */
+static PyObject *advance(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  Delta delta;
   (void)module;
-  if (count != 5) return PyErr_SetString(PyExc_TypeError, "advance takes 5 arguments"), NULL;
-  Outcome outcome = integer(args[1], 0, COUNT_MAX, &epoch);
-  if (outcome == OK) outcome = integer(args[2], 1, COUNT_MAX, &seq);
-  if (outcome == OK) outcome = read_delta(args[0], &fields, h);
-  if (outcome == OK && (h[EPOCH] != epoch || h[PREV_SEQ] != seq || h[SEQ] == seq || h[FLAGS] & SNAPSHOT)) outcome = LEAVE;
-  if (outcome == OK) outcome = read_side(&fields, LEVELS_FROM, bids, &bid_count);
-  if (outcome == OK) outcome = read_side(&fields, LEVELS_FROM + 2, asks, &ask_count);
-  if (outcome == LEAVE) Py_RETURN_NONE;
-  PyObject *bid_prices = outcome == OK ? set_levels(args[3], bids, bid_count) : NULL;
-  PyObject *ask_prices = bid_prices ? set_levels(args[4], asks, ask_count) : NULL;
-  if (!ask_prices) {
-    Py_XDECREF(bid_prices);
+  if (count != 7) return PyErr_SetString(PyExc_TypeError, "advance takes 7 arguments"), NULL;
+  int listed = args[6] != Py_None;
+  if ((PyObject *)Py_TYPE(args[3]) != ladder_type || (PyObject *)Py_TYPE(args[4]) != ladder_type ||
+      (PyObject *)Py_TYPE(args[5]) != ring_type || (listed && !PyList_Check(args[6])))
+    return PyErr_SetString(PyExc_TypeError, "advance takes two ladders and a ring of this module, and a list or None"), NULL;
+  if (read_next(args[0], args[1], args[2], &delta) != OK) Py_RETURN_NONE;
+  Ladder *bids = (Ladder *)args[3], *asks = (Ladder *)args[4];
+  Ring *ring = (Ring *)args[5];
+  if (reserve_levels(bids, delta.bid_count) < 0 || reserve_levels(asks, delta.ask_count) < 0 ||
+      reserve_prices(ring, delta.bid_count + delta.ask_count) < 0)
     return NULL;
-  }
-  return Py_BuildValue("LLLLNN", (long long)h[SEQ], (long long)h[FLAGS], (long long)h[TS_EVENT], (long long)h[TS_RECEIVED],
-                       bid_prices, ask_prices);
+  if (listed && (list_prices(args[6], delta.bids, delta.bid_count) < 0 ||
+                 list_prices(args[6], delta.asks, delta.ask_count) < 0))
+    return NULL;
+  const int64_t *h = delta.header;
+  PyObject *advanced = Py_BuildValue("LLLL", (long long)h[SEQ], (long long)h[FLAGS], (long long)h[TS_EVENT],
+                                     (long long)h[TS_RECEIVED]);
+  if (!advanced) return NULL;
+  set_levels(bids, delta.bids, delta.bid_count);
+  set_levels(asks, delta.asks, delta.ask_count);
+  int64_t *prices = ring->prices + ring->price_count;
+  for (Py_ssize_t i = 0; i < delta.bid_count; i++) *prices++ = delta.bids[i].ticks;
+  for (Py_ssize_t i = 0; i < delta.ask_count; i++) *prices++ = delta.asks[i].ticks;
+  add_update(ring, h[SEQ], delta.bid_count, delta.ask_count);
+  return advanced;
 }
 
 /* The fields of a body from the levels on. */
@@ -770,11 +753,19 @@ static int find_types(PyObject *messages) {
   return found;
 }
 
+static int add_type(PyObject *module, const char *name, PyType_Spec *spec, PyObject **type) {
+  *type = PyType_FromSpec(spec);
+  return *type ? PyModule_AddObjectRef(module, name, *type) : -1;
+}
+
 PyMODINIT_FUNC PyInit_native(void) {
   for (int i = 0; i < NAMES; i++)
     if (!(names[i] = PyUnicode_InternFromString(texts[i]))) return NULL;
   PyObject *messages = PyImport_ImportModule("protos.messages");
-  int found = messages && find_types(messages);
+  PyObject *module = messages && find_types(messages) ? PyModule_Create(&definition) : NULL;
   Py_XDECREF(messages);
-  return found ? PyModule_Create(&definition) : NULL;
+  if (module && (add_type(module, "Ladder", &ladder_spec, &ladder_type) < 0 ||
+                 add_type(module, "Ring", &ring_spec, &ring_type) < 0))
+    Py_CLEAR(module);
+  return module;
 }

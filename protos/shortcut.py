@@ -6,11 +6,12 @@ what is valid, and why not. Without the C module all is left. `tests/protos` has
 
 from collections.abc import Callable, Sequence
 
-from protos.book import BookSide
+from protos.ladder import Ladder
 from protos.messages import ServerMessage
+from protos.ring import Ring
 
-Advanced = tuple[int, int, int, int, list[int], list[int]]
-"""Of a delta: seq, flags, ts_event_ns, ts_received_ns, and the bid and ask prices whose sizes it sets."""
+Advanced = tuple[int, int, int, int]
+"""Of a delta: seq, flags, ts_event_ns, ts_received_ns."""
 
 pack_record: Callable[[ServerMessage], bytes | None]
 """The message as a chunk, or None: left."""
@@ -20,9 +21,10 @@ unpack_record: Callable[[bytes], ServerMessage | None]
 """The message of a chunk, or None: left."""
 unpack_frame: Callable[[bytes], Sequence[ServerMessage | bytes]]
 """The messages of a frame, in order; what is left is a frame of its own, as bytes."""
-advance: Callable[[bytes, int, int, BookSide, BookSide], Advanced | None]
+advance: Callable[[bytes, int, int, Ladder, Ladder, Ring, list[list[int]] | None], Advanced | None]
 """Sets the levels of a chunk with a delta of a book in its sides, if it is one with nothing but levels that continues
-(epoch, seq). None: left, and nothing has happened."""
+(epoch, seq), and adds their prices to the ring; to the list, if there is one, as those of the bids and of the asks.
+None: left, and nothing has happened."""
 restamp: Callable[[bytes, int, int, int], bytes]
 """A frame of that chunk, with another stream, flags and ts_published_ns."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from protos.ladder import END, absolute
 from protos.messages import (
     BookUpdate,
     Flag,
@@ -14,7 +15,6 @@ from protos.messages import (
     TradesUpdate,
 )
 from streamer.market import BROKEN, Link, Market
-from streamer.since import absolute
 from streamer.streams import Fanout, Stream, StreamKey
 
 
@@ -37,8 +37,8 @@ class FullStream(Stream):
             return None
         book = self.market.book
         update = self._update(Flag.CONFLATED, seq)
-        update.bids = absolute(touched[0], book.bids.lots)
-        update.asks = absolute(touched[1], book.asks.lots)
+        update.bids = absolute(touched[0], book.bids.get)
+        update.asks = absolute(touched[1], book.asks.get)
         return [update]
 
     def snapshot(self) -> list[MarketMessage]:
@@ -123,12 +123,10 @@ class QuoteStream(Stream):
             ts_event_ns=market.ts_event_ns,
             ts_received_ns=market.ts_received_ns,
         )
-        if bids.prices:
-            quote.bid_ticks = bids.prices[-1]
-            quote.bid_lots = bids.lots[quote.bid_ticks]
-        if asks.prices:
-            quote.ask_ticks = asks.prices[0]
-            quote.ask_lots = asks.lots[quote.ask_ticks]
+        if best_bids := bids.part(-1, END):
+            quote.bid_ticks, quote.bid_lots = best_bids[0]
+        if best_asks := asks.part(0, 1):
+            quote.ask_ticks, quote.ask_lots = best_asks[0]
         return quote
 
     def proves(self, epoch: int, seq: int) -> bool:

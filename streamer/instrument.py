@@ -25,7 +25,7 @@ from streamer.tiers import TierStream
 class Instrument:
     """Owns the streams that have subscribers. Every `apply` returns False for what was read before."""
 
-    __slots__ = ("_fanout", "_full", "_quotes", "_statuses", "_tiers", "_trades", "market", "streams")
+    __slots__ = ("_fanout", "_full", "_prompt", "_quotes", "_statuses", "_tiers", "_trades", "market", "streams")
 
     def __init__(self, name: str, fanout: Fanout) -> None:
         self.market = Market(name, fanout.limits)
@@ -33,6 +33,7 @@ class Instrument:
         self._fanout = fanout
         self._full: list[FullStream] = []
         self._tiers: list[TierStream] = []
+        self._prompt: list[TierStream] = []  # of those, who follow each update
         self._quotes: QuoteStream | None = None
         self._trades: TradesStream | None = None
         self._statuses: StatusStream | None = None
@@ -50,6 +51,8 @@ class Instrument:
         elif key.depth or key.interval_ms:
             stream = tier = TierStream(stream_id, key, market, fanout)
             self._tiers.append(tier)
+            if not key.interval_ms:
+                self._prompt.append(tier)
         else:
             stream = full = FullStream(stream_id, key, market, fanout)
             self._full.append(full)
@@ -61,6 +64,8 @@ class Instrument:
         del self.streams[stream.key]
         if isinstance(stream, TierStream):
             self._tiers.remove(stream)
+            if stream in self._prompt:
+                self._prompt.remove(stream)
         elif isinstance(stream, FullStream):
             self._full.remove(stream)
         elif stream is self._quotes:
@@ -92,22 +97,22 @@ class Instrument:
         """
         market = self.market
         prev_seq = market.book.seq
-        advanced = market.advance(record)
-        if advanced is None:
+        prices: list[list[int]] | None = [] if self._prompt else None
+        flags = market.advance(record, prices)
+        if flags < 0:
             return False
-        _, flags, _, _, bids, asks = advanced
         self._fanout.counters.applied += 1
         for full in self._full:
             full.advance(record, prev_seq, flags)
-        self._follow_delta(bids, asks)
+        if prices is not None:
+            self._follow_delta(prices[0], prices[1])
         if self._quotes is not None and self._quotes.derived:
             self._quotes.derive()
         return True
 
     def _follow_delta(self, bids: list[int], asks: list[int]) -> None:
-        for tier in self._tiers:
-            if tier.key.interval_ms == 0:
-                tier.on_delta(bids, asks)
+        for tier in self._prompt:
+            tier.on_delta(bids, asks)
 
     def load(self, state: InstrumentState) -> None:
         """Adopt what is newer in a state from the snapshots topic. Book before status: the status is the last word."""
@@ -201,7 +206,7 @@ class Instrument:
         if link is START:
             for tier in self._tiers:
                 tier.on_snapshot()
-        elif self._tiers:
+        elif self._prompt:
             self._follow_delta(prices_of(update.bids), prices_of(update.asks))
         if self._quotes is not None and self._quotes.derived:
             self._quotes.derive()

@@ -66,8 +66,8 @@ class Limits:
     bad_commands_max: int = 10
     bad_command_forgiven_ms: int = 60_000
 
-    # How far back since() can prove a merged delta, per ring: 16 KiB of positions and 64 KiB of prices at most.
-    # A longer delta would be larger than the snapshot it saves.
+    # How far back since() can prove a merged delta, per ring: 48 KiB of positions (32 in C) and 64 KiB of prices
+    # at most. A longer delta would be larger than the snapshot it saves.
     since_updates_max: int = 2_048
     since_prices_max: int = 8_192
 

@@ -3,12 +3,12 @@
 from collections import deque
 from enum import Enum
 
+from protos import ring
 from protos.book import Book, prices_of
 from protos.delta import advance
 from protos.messages import BookState, BookUpdate, Flag, QuoteUpdate, Reason, Scale, StatusUpdate, Trade, TradesUpdate
-from protos.shortcut import Advanced
+from protos.ring import Ring
 from streamer.limits import Limits
-from streamer.since import Ring
 
 _SNAPSHOT = Flag.SNAPSHOT.value
 """A plain integer, as in `protos.book`."""
@@ -79,7 +79,7 @@ class Market:
         self.name = name
         self.limits = limits
         self.book = Book()  # epoch 0: none yet
-        self.ring = Ring(limits)
+        self.ring: Ring = ring.new_ring(limits.since_updates_max, limits.since_prices_max)
         self.trades = Chain()
         self.quotes = Chain()
         self.statuses = Chain()
@@ -129,15 +129,20 @@ class Market:
             self.ring.add(update.seq, prices_of(update.bids), prices_of(update.asks))
         self.learn(update.scale)
 
-    def advance(self, record: bytes) -> Advanced | None:
-        """Apply a record of the market topic, if it is a delta that continues the book."""
-        if self.gapped:
-            return None
-        advanced = advance(record, self.book)
-        if advanced is not None:
-            seq, _, self.ts_event_ns, self.ts_received_ns, bids, asks = advanced
-            self.ring.add(seq, bids, asks)
-        return advanced
+    def advance(self, record: bytes, prices: list[list[int]] | None) -> int:
+        """Apply a record of the market topic, if it is a delta that continues the book.
+
+        Args:
+            prices: As of `protos.delta.advance`.
+
+        Returns:
+            Its flags; -1: it is something else, and nothing has happened.
+        """
+        advanced = None if self.gapped else advance(record, self.book, self.ring, prices)
+        if advanced is None:
+            return -1
+        _, flags, self.ts_event_ns, self.ts_received_ns = advanced
+        return flags
 
     def learn(self, scale: Scale | None) -> None:
         if scale is not None:

@@ -8,11 +8,16 @@ view did not change nothing is sent, and the position stays.
 
 from heapq import nlargest, nsmallest
 
-from protos.book import DIGEST_DEPTH, BookSide, digest_of, prices_of
+from protos import ring
+from protos.book import DIGEST_DEPTH, digest_of, prices_of
+from protos.ladder import END, Ladder, absolute
 from protos.messages import BookUpdate, Flag, Levels, MarketMessage
+from protos.ring import Ring
 from streamer.market import Market
-from streamer.since import Ring, absolute
 from streamer.streams import Fanout, Stream, StreamKey
+
+_DEEP = 50
+"""From this depth on a view is not looked at as a whole for a few prices."""
 
 
 class TierStream(Stream):
@@ -25,7 +30,7 @@ class TierStream(Stream):
         self.depth = key.depth
         self.bids: dict[int, int] = {}  # the view last sent: ticks -> lots
         self.asks: dict[int, int] = {}
-        self._ring = Ring(fanout.limits)
+        self._ring: Ring = ring.new_ring(fanout.limits.since_updates_max, fanout.limits.since_prices_max)
         self._checked_seq = 0  # seq of the book that the view was last compared with
         self._worst_bid: int | None = None  # None: the view has room, any price touches it
         self._worst_ask: int | None = None
@@ -89,17 +94,39 @@ class TierStream(Stream):
         depth = self.depth
         self._checked_seq = book.seq
         self._crossed = book.crossed
+        bids, asks = book.bids, book.asks
         if depth == 0:
-            return _all_differences(self.bids, book.bids, touched_bids), _all_differences(
-                self.asks, book.asks, touched_asks
-            )
-        best_bids = book.bids.prices[-depth:]
-        best_asks = book.asks.prices[:depth]
+            return _all_differences(self.bids, bids, touched_bids), _all_differences(self.asks, asks, touched_asks)
+        if (
+            depth >= _DEEP
+            and touched_bids is not None
+            and touched_asks is not None
+            and 2 * max(len(touched_bids), len(touched_asks)) < depth
+        ):
+            return self._near_differences(touched_bids, touched_asks)
+        best_bids, best_asks = bids.prices(-depth, END), asks.prices(0, depth)
         self._worst_bid = best_bids[0] if len(best_bids) == depth else None
         self._worst_ask = best_asks[-1] if len(best_asks) == depth else None
         return (
-            _top_differences(self.bids, book.bids, set(best_bids), touched_bids),
-            _top_differences(self.asks, book.asks, set(best_asks), touched_asks),
+            _top_differences(self.bids, bids, set(best_bids), touched_bids),
+            _top_differences(self.asks, asks, set(best_asks), touched_asks),
+        )
+
+    def _near_differences(self, touched_bids: set[int], touched_asks: set[int]) -> tuple[Levels, Levels]:
+        """The same when few prices were touched. Each that came or went moved the end of its view by one level at most,
+        so that all that changed is among them, or so near to the end."""
+        bids, asks, depth = self.market.book.bids, self.market.book.asks, self.depth
+        worst_bid, worst_ask = bids.prices(-depth, 1 - depth), asks.prices(depth - 1, depth)
+        self._worst_bid = low = worst_bid[0] if worst_bid else None
+        self._worst_ask = high = worst_ask[0] if worst_ask else None
+        reach = len(touched_bids)
+        near_bids = touched_bids.union(bids.prices(-depth - reach, reach - depth))
+        reach = len(touched_asks)
+        near_asks = touched_asks.union(asks.prices(depth - reach, depth + reach))
+        bid_lots, ask_lots = bids.get, asks.get
+        return (
+            _apply_new(self.bids, [(p, bid_lots(p, 0) if low is None or p >= low else 0) for p in near_bids]),
+            _apply_new(self.asks, [(p, ask_lots(p, 0) if high is None or p <= high else 0) for p in near_asks]),
         )
 
     def _update(self, flag: int, prev_seq: int) -> BookUpdate:
@@ -120,8 +147,8 @@ class TierStream(Stream):
         if touched is None:
             return None
         update = self._update(Flag.CONFLATED, seq)
-        update.bids = absolute(touched[0], self.bids)
-        update.asks = absolute(touched[1], self.asks)
+        update.bids = absolute(touched[0], self.bids.get)
+        update.asks = absolute(touched[1], self.asks.get)
         return [update]
 
     def snapshot(self) -> list[MarketMessage]:
@@ -135,23 +162,28 @@ class TierStream(Stream):
         return digest_of(nlargest(DIGEST_DEPTH, self.bids.items()), nsmallest(DIGEST_DEPTH, self.asks.items()))
 
 
-def _top_differences(view: dict[int, int], side: BookSide, best: set[int], touched: set[int] | None) -> Levels:
+def _top_differences(view: dict[int, int], side: Ladder, best: set[int], touched: set[int] | None) -> Levels:
     """Make ``view`` the prices ``best`` of ``side``. Set operations: at depth 200 a loop costs ten times as much."""
     candidates = best | view.keys() if touched is None else (best & touched) | (best ^ view.keys())
-    lots = side.lots
+    lots = side.get
     changed: Levels = []
     for price in candidates:
-        size = lots[price] if price in best else 0
+        size = lots(price, 0) if price in best else 0
         if size != view.get(price, 0):
             changed.append((price, size))
     return _apply(view, changed)
 
 
-def _all_differences(view: dict[int, int], side: BookSide, touched: set[int] | None) -> Levels:
+def _all_differences(view: dict[int, int], side: Ladder, touched: set[int] | None) -> Levels:
     """Make ``view`` all of ``side``."""
-    lots = side.lots
-    candidates = view.keys() | lots.keys() if touched is None else touched
-    return _apply(view, [(p, lots.get(p, 0)) for p in candidates if lots.get(p, 0) != view.get(p, 0)])
+    candidates = view.keys() | side.prices(0, END) if touched is None else touched
+    lots = side.get
+    return _apply_new(view, [(price, lots(price, 0)) for price in candidates])
+
+
+def _apply_new(view: dict[int, int], levels: Levels) -> Levels:
+    """`_apply` those that are not there yet."""
+    return _apply(view, [level for level in levels if level[1] != view.get(level[0], 0)])
 
 
 def _apply(view: dict[int, int], changed: Levels) -> Levels:

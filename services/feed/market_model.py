@@ -13,8 +13,9 @@ from itertools import accumulate, count, islice, product
 from math import floor, log10
 from random import Random
 
-from protos.book import Book, BookSide
+from protos.book import Book
 from protos.fixed import to_text
+from protos.ladder import Ladder
 from protos.messages import Levels, Side
 from protos.tick import TextLevel, Tick, TickKind, TickTrade
 from protos.topics import instrument_name
@@ -144,8 +145,8 @@ class Instrument:
 
     def _touch(self) -> Levels:
         """Best bid and ask; neither side is ever empty."""
-        bid, ask = self.book.bids.prices[-1], self.book.asks.prices[0]
-        return [(bid, self.book.bids.lots[bid]), (ask, self.book.asks.lots[ask])]
+        (bid,), (ask,) = self.book.top(1)
+        return [bid, ask]
 
     def _text(self, levels: Levels) -> list[TextLevel]:
         price, size = self.price_exponent, self.size_exponent
@@ -154,9 +155,9 @@ class Instrument:
     def _trade(self, bids: dict[int, int], asks: dict[int, int]) -> list[TickTrade]:
         """Somebody takes: because the fair price is beyond the touch, or at any time, more so in a burst."""
         rng, book = self._rng, self.book
-        if self._fair >= book.asks.prices[0]:
+        if self._fair >= _price(book.asks, 0, 1):
             buy, wants = True, self._base_lots * 2.0
-        elif self._fair <= book.bids.prices[-1]:
+        elif self._fair <= _price(book.bids, 0, -1):
             buy, wants = False, self._base_lots * 2.0
         elif rng.random() < 0.03 + 0.03 * self._excited:
             buy, wants = rng.random() < 0.5, self._base_lots * rng.lognormvariate(-2.0, 1.2)
@@ -167,16 +168,17 @@ class Instrument:
         left = max(1, int(min(wants, 1e12)))
         trades: list[TickTrade] = []
         while left and len(trades) < TRADES_MAX:
-            price = side.prices[0] if buy else side.prices[-1]
-            lots = min(left, side.lots[price])
+            price = _price(side, 0, 1 if buy else -1)
+            there = side.get(price, 0)
+            lots = min(left, there)
             left -= lots
-            self._set(side, changed, price, side.lots[price] - lots)
+            self._set(side, changed, price, there - lots)
             self._trade_id += 1
             (text,) = self._text([(price, lots)])
             trades.append(TickTrade(*text, Side.BUY if buy else Side.SELL, str(self._trade_id)))
         return trades
 
-    def _change(self, side: BookSide, changed: dict[int, int], direction: int) -> None:
+    def _change(self, side: Ladder, changed: dict[int, int], direction: int) -> None:
         """One order comes, changes or goes, most likely near the touch."""
         rng = self._rng
         dice = rng.random()
@@ -184,7 +186,7 @@ class Instrument:
             price = self._new_price(direction)
         else:
             rank = min(len(side) - 1, int(rng.expovariate(0.15)))
-            price = side.prices[rank] if direction > 0 else side.prices[-1 - rank]
+            price = _price(side, rank, direction)
         gone = dice > 0.82 and len(side) > LEVELS_MIN
         self._set(side, changed, price, 0 if gone else self._lots(price))
 
@@ -192,21 +194,27 @@ class Instrument:
         """Around the fair price, and never across the touch."""
         price = round(self._fair + direction * (self._half_spread + self._behind()))
         if direction > 0:
-            return max(price, self.book.bids.prices[-1] + 1)
-        return min(price, self.book.asks.prices[0] - 1)
+            return max(price, _price(self.book.bids, 0, -1) + 1)
+        return min(price, _price(self.book.asks, 0, 1) - 1)
 
-    def _keep_depth(self, side: BookSide, changed: dict[int, int], direction: int) -> None:
+    def _keep_depth(self, side: Ladder, changed: dict[int, int], direction: int) -> None:
         """As the price moves, orders far behind are withdrawn, and what was taken is placed again."""
         while len(side) > LEVELS_MAX:
-            self._set(side, changed, side.prices[-1] if direction > 0 else side.prices[0], 0)
+            self._set(side, changed, _price(side, len(side) - 1, direction), 0)
         while len(side) < LEVELS_MIN:
             price = self._new_price(direction)
             self._set(side, changed, price, self._lots(price))
 
     @staticmethod
-    def _set(side: BookSide, changed: dict[int, int], price: int, lots: int) -> None:
-        side.apply(((price, lots),))
+    def _set(side: Ladder, changed: dict[int, int], price: int, lots: int) -> None:
+        side.apply([(price, lots)])
         changed[price] = lots
+
+
+def _price(side: Ladder, rank: int, direction: int) -> int:
+    """Of the level so far behind the touch."""
+    at = rank if direction > 0 else len(side) - 1 - rank
+    return side.prices(at, at + 1)[0]
 
 
 class Market:

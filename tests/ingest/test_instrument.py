@@ -5,7 +5,6 @@ from itertools import count
 
 import pytest
 
-from ingest.book import Book
 from ingest.checksum import CHECKSUMS
 from ingest.counts import Counts
 from ingest.events import (
@@ -19,6 +18,7 @@ from ingest.events import (
     TradesEvent,
 )
 from ingest.instrument import LEVELS_MAX, QUOTES_MAX, TRADES_KEPT, Instrument, Tick
+from protos.book import Book
 from protos.messages import (
     BookState,
     BookUpdate,

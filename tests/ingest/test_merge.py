@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest import book
 from ingest.merge import merge
-from protos.book import Book, BookSide
+from protos import ladder
+from protos.book import Book
 from protos.messages import Levels
 
 pytestmark = pytest.mark.usefixtures("loops")
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.usefixtures("loops")
 levels = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3)), max_size=12)
 
 
-def side_of(contents: Levels) -> book.Ladder:
-    side = book.new_ladder()
+def side_of(contents: Levels) -> ladder.Ladder:
+    side = ladder.new_ladder()
     side.replace(contents)
     return side
 
@@ -29,8 +29,8 @@ def test_it_is_apply_then_cut_and_what_comes_out_says_so(
     wanted.replace(before)
     if depth:
         plain.cut(depth)
-    side, reader, start = side_of(wanted.levels()), BookSide(), wanted.levels()
-    reader.replace(start)
+    start = wanted.levels()
+    side, reader = side_of(start), side_of(start)
     wanted.apply(changes)
     if depth:
         plain.cut(depth)
@@ -40,7 +40,7 @@ def test_it_is_apply_then_cut_and_what_comes_out_says_so(
 
     assert side.levels() == wanted.levels()
     assert [ticks for ticks, _ in sent] == sorted({ticks for ticks, _ in sent})
-    assert all(lots or ticks in reader.lots for ticks, lots in sent)
+    assert all(lots or reader.get(ticks, 0) for ticks, lots in sent)
     reader.apply(sent)
     assert reader.levels() == wanted.levels()
     side.apply(undo)

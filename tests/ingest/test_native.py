@@ -1,8 +1,6 @@
 """The loops over levels in `native.c` against those in Python; and what C can get wrong alone."""
 
-import gc
 import tracemalloc
-from random import Random
 from typing import Any
 
 import orjson
@@ -11,12 +9,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ingest import scaling
-from ingest.book import PlainLadder
 from ingest.events import BookEvent, MapError
 from ingest.mappers import fields
 from ingest.scaling import Numbers, Scaler, Texts
 from protos.fixed import DIGITS_MAX, EXPONENT_MIN, PrecisionError
-from protos.messages import Levels, Scale
+from protos.messages import Scale
 from tests.support.native import native
 
 ODD = (
@@ -73,48 +70,6 @@ def test_a_side_comes_to_the_same_numbers_or_the_same_error(
     assert numbers is None or not isinstance(expected, Numbers) or numbers == expected.asks
 
 
-ladders = st.dictionaries(st.integers(-30, 30), st.integers(0, 3), max_size=25).map(lambda lots: sorted(lots.items()))
-steps = st.lists(st.tuples(st.sampled_from(["merge", "apply", "replace"]), ladders), max_size=8)
-
-
-@given(ladders, steps)
-def test_a_ladder_does_what_the_plain_one_does(compiled: Any, start: Levels, steps: list[tuple[str, Levels]]) -> None:  # noqa: ANN401
-    plain, ours = PlainLadder(), compiled.Ladder()
-    for name, levels in [("replace", start), *steps]:
-        if name == "merge":
-            undo: tuple[Levels, Levels] = ([(7, 7)], [(7, 7)])
-            assert ours.merge(levels, undo[1]) == plain.merge(levels, undo[0])
-            assert undo[0] == undo[1]
-        elif name == "apply":
-            plain.apply(levels[::-1])
-            ours.apply(levels[::-1])
-        else:
-            plain.replace(levels)
-            ours.replace(levels)
-        assert ours.levels() == plain.levels()
-        assert len(ours) == len(plain)
-        assert [ours.part(i, i + 2) for i in range(len(ours) - 1)] == [
-            plain.part(i, i + 2) for i in range(len(plain) - 1)
-        ]
-        assert (ours.lowest, ours.highest) == (plain.lowest, plain.highest)
-
-
-@pytest.mark.parametrize("low", [0, 3_000])
-def test_a_ladder_grows_at_either_end_and_in_between(compiled: Any, low: int) -> None:  # noqa: ANN401
-    plain, ours, random = PlainLadder(), compiled.Ladder(), Random(7)
-    for i in range(3_000):
-        changes = sorted({low - i if low else i: 1, random.randrange(3_000): random.randrange(3)}.items())
-        assert ours.merge(changes, []) == plain.merge(changes, [])
-    assert ours.levels() == plain.levels()
-
-
-@pytest.mark.parametrize("ladder", [PlainLadder, "native"])
-def test_an_empty_ladder_has_no_ends(compiled: Any, ladder: Any) -> None:  # noqa: ANN401
-    empty = compiled.Ladder() if ladder == "native" else ladder()
-    assert (len(empty), empty.levels(), empty.part(0, 0)) == (0, [], [])
-    assert (empty.lowest, empty.highest) == (None, None)
-
-
 def test_what_venues_write_is_left_to_c(compiled: Any) -> None:  # noqa: ANN401
     """Else nothing here would show that it does anything."""
     sides = [
@@ -141,76 +96,23 @@ def test_scales_out_of_range_are_left_to_python(compiled: Any) -> None:  # noqa:
         assert compiled.convert([["1", "1"]], *exponents_, True) is None
 
 
-@pytest.mark.parametrize("method", ["merge", "apply", "replace"])
-@pytest.mark.parametrize(
-    ("levels", "error"),
-    [
-        (((1, 1),), TypeError),
-        ([[1, 1]], TypeError),
-        ([(1,)], TypeError),
-        ([(1, "1")], TypeError),
-        ([("1", 1)], TypeError),
-        ([(1 << 64, 1)], OverflowError),
-        ([(1, 1 << 64)], OverflowError),
-    ],
-)
-def test_a_ladder_refuses_what_are_no_levels(
-    compiled: Any,  # noqa: ANN401
-    method: str,
-    levels: Any,  # noqa: ANN401
-    error: type[Exception],
-) -> None:
-    ladder = compiled.Ladder()
-    with pytest.raises(error):
-        getattr(ladder, method)(levels, *([[]] if method == "merge" else []))
-    assert ladder.levels() == []
-
-
-def test_a_ladder_refuses_prices_that_do_not_ascend_and_parts_beyond(compiled: Any) -> None:  # noqa: ANN401
-    ladder = compiled.Ladder()
-    for prices in ((1, 1), (2, 1)):
-        levels = [(ticks, 5) for ticks in prices]
-        with pytest.raises(ValueError, match="ascend"):
-            ladder.replace(levels)
-        with pytest.raises(ValueError, match="ascend"):
-            compiled.Ladder().merge(levels, [])
-    ladder.replace([(1, 5), (2, 5)])
-    for start, stop in ((-1, 1), (0, 3)):
-        with pytest.raises(IndexError):
-            ladder.part(start, stop)
-    assert ladder.part(2, 1) == []
-    with pytest.raises(TypeError):
-        compiled.Ladder(1)
-
-
 def test_nothing_is_kept(compiled: Any) -> None:  # noqa: ANN401
     """Neither by what succeeds nor by what fails."""
     side = orjson.loads('[["300001.5", "1000.25"], ["300002.5", "0"], ["300000", "1000.75"]]')
 
     def everything() -> None:
-        ladder, undo = compiled.Ladder(), []
-        ladder.replace([(3000005, 7000)])
-        for changes in (compiled.convert(side, -1, -2, True), [(3000000, 0), (3000010, 5000)]):
-            ladder.merge(changes, undo)
-        ladder.apply(undo)
-        ladder.replace([*ladder.levels(), *ladder.part(0, 0)])
+        compiled.convert(side, -1, -2, True)
         compiled.convert([*side, ["1.x", "1"]], -1, -2, True)
         compiled.are_plain(side)
-        for bad in ([(3000000, 7000), (1 << 64, 1)], [(3000000, "1")]):
-            for refuse in (ladder.replace, ladder.apply, lambda levels: ladder.merge(levels, undo)):
-                with pytest.raises((OverflowError, TypeError)):
-                    refuse(bad)
 
     for _ in range(10):
         everything()
     tracemalloc.start()
     try:
         everything()
-        gc.collect()  # `raises` makes cycles
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(500):
             everything()
-        gc.collect()
         assert tracemalloc.get_traced_memory()[0] - before < 10_000
     finally:
         tracemalloc.stop()

@@ -21,17 +21,6 @@ _NO_MORE = "nobody has more streams than that"
 _SHORTCUT = "only saves a pass in which nothing is dropped"
 
 _REASONS: dict[str, dict[str, str]] = {
-    "protos/book.py": {
-        "if len(prices) >= depth:": "what is beyond the depth is cut then, which is nothing",
-        "if len(prices) != depth:": "what is beyond the depth is cut then, which is nothing",
-        "if len(prices) is not depth:": "what is beyond the depth is cut then, which is nothing",
-        "if len(side.prices) < len(side.lots) or any(side.lots.get(p, 0) <= 0 for p in side.prices):": (
-            "prices are different by then, so that of more prices than sizes one has none"
-        ),
-        "if len(side.prices) != len(side.lots) or any(side.lots.get(p, -1) <= 0 for p in side.prices):": (
-            "no size is not positive, as 0 is not"
-        ),
-    },
     "ingest/sequence.py": {
         "BUFFERED_LEVELS_MAX = 14999": _BOUND,
         "BUFFERED_LEVELS_MAX = 15001": _BOUND,

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.codec import Codec
-from protos.messages import DEPTHS, INTERVALS_MS, BookUpdate, Channel, Digest, SlowPolicy
+from protos.messages import DEPTHS, INTERVALS_MS, BookUpdate, Channel, Digest, Levels, SlowPolicy
 from streamer.hub import Hub
 from streamer.limits import Limits
 from streamer.streams import StreamKey
+from tests.support.shortcuts import shortcuts
 
 MS = 1_000_000
 NAME = "x:spot:A"
@@ -56,6 +58,45 @@ def test_each_message_leaves_the_top_of_the_book(
     assert all(update.bids or update.asks for update in updates if depth and update.prev_seq)
     if interval:
         assert len(updates) <= 600 // interval + 2 + 2, "one per interval, and the snapshots"
+
+
+side_levels = st.dictionaries(st.integers(0, 90), st.integers(0, 2), max_size=90).map(lambda found: list(found.items()))
+
+
+@settings(deadline=None)
+@given(
+    bids=side_levels,
+    asks=side_levels,
+    changes=st.lists(st.tuples(st.booleans(), st.integers(0, 90), st.integers(0, 2)), max_size=30),
+    depth=st.sampled_from((1, 10, 50)),
+)
+@pytest.mark.parametrize("kind", ["python", "native"])
+def test_a_view_follows_small_updates(
+    maker: Callable[..., Any],
+    client: Callable[..., Any],
+    codec: Codec,
+    kind: str,
+    bids: Levels,
+    asks: Levels,
+    changes: list[tuple[bool, int, int]],
+    depth: int,
+) -> None:
+    """Deep views are not looked at as a whole for them; `Client` compares."""
+    with shortcuts(kind):
+        market, hub = maker(NAME), Hub(Limits())
+        first = market.snapshot(0)
+        first.bids, first.asks = sorted(bids), sorted(asks)
+        hub.apply(NAME, market._remember(first), 0)
+    outbox, viewer = hub.attach(codec), client(codec, {NAME: market})
+    hub.subscribe(outbox, StreamKey(NAME, Channel.BOOK, depth), None, SlowPolicy.CLOSE, 0)
+    for of_bids, price, lots in changes:
+        update = market.delta(0)
+        (update.bids if of_bids else update.asks).append((price, lots))
+        hub.apply(NAME, market._remember(update), 0)
+        hub.flush(0)
+        viewer.feed(hub.payload(outbox, 1 << 20))
+        (subscription,) = viewer.streams.values()
+        assert subscription.book.top(0) == market.book.top(depth)
 
 
 def test_an_update_below_the_view_is_not_sent(

@@ -179,8 +179,8 @@ class ModelStreamer:
         if position.seq == self.seq:
             return
         for old, now, out in (
-            (old_bids, self.book.bids.lots, update.bids),
-            (old_asks, self.book.asks.lots, update.asks),
+            (old_bids, dict(self.book.bids.levels()), update.bids),
+            (old_asks, dict(self.book.asks.levels()), update.asks),
         ):
             prices = sorted(old.keys() | now)
             out += [(price, now.get(price, 0)) for price in prices if old.get(price) != now.get(price)]

@@ -80,7 +80,7 @@ class Follower:
             ticks = [level[0] for level in levels]
             assert ticks == sorted(set(ticks))
         for side, levels in ((self.book.bids, update.bids), (self.book.asks, update.asks)):
-            assert update.prev_seq == 0 or all(lots or price in side.lots for price, lots in levels), "useless removal"
+            assert update.prev_seq == 0 or all(lots or side.get(price, 0) for price, lots in levels), "useless removal"
         self.book.apply(replace(update))
         self.book.check()
         assert bool(update.flags & Flag.CROSSED) == self.book.crossed
