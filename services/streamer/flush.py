@@ -1,11 +1,14 @@
 """When clients are written to: at once when idle, and in a bounded share of the core under load.
 
-Clients stand in line: who has something new first is written to first, a slice of them in each turn of the event loop
-(as many as take 2 ms), and gets all that there is until then. So under load each waits for one round of the line,
-whatever its place, and a round takes as long as the share U of the core allows: a slice that was busy for ``d`` is
-followed by the next after ``d / U``. An idle streamer adds about 1 ms; a loaded one writes to each less often with more
-in each write, so latency grows slowly instead of the queue. ``d`` is CPU time: on a core that others use too, wall time
-would make us yield twice.
+Clients stand in line: who has something new first is written to first, and gets all that there is until then. A round
+of the line goes in slices, of as many clients as take 2 ms, with a turn of the event loop after each. A round that was
+busy for ``d`` is followed by the next ``d / U`` after it began, where U is the share of the core that we may take. An
+idle streamer adds about 1 ms; a loaded one writes to each less often with more in each write, so latency grows slowly
+instead of the queue. ``d`` is CPU time: on a core that others use too, wall time would make us yield twice.
+
+Under load the streamer does one thing after the other: it takes what Kafka has, applies all of it, writes to all
+clients, and rests if there is time left. Who is written to while records are being applied is written to again for the
+rest of them, and a send costs as much as a record or two.
 """
 
 import asyncio
@@ -21,14 +24,17 @@ from streamer.hub import Hub
 BACKLOG_S = 0.1
 """While a client may have a backlog: the longest time between two flushes, which judge it."""
 ROOM_MAX_S = 0.02
-"""The longest that who feeds us is held back."""
+"""The longest that who feeds us is held back, and that clients are for records to be applied."""
+LEAD_S = 0.002
+"""So long before the end of a rest we are fed: until Kafka has answered."""
 SLICE_S = 0.002
 """Of a slice, if its smallest size allows: so long the event loop waits. More and smaller slices cost more: each takes
 0.1 ms whatever its size, because the sends have put all that is not sending out of the caches."""
 CLOCK_S = 1e-6
 """The least that a slice is taken to last: not every clock of CPU time ticks in each."""
-LATE_S = 0.002
-"""What a turn comes too late by is made up for, as far as this: the event loop rounds each wait up to a millisecond."""
+LATE_S = 0.02
+"""What a round comes too late by is made up for, as far as this: it is time in which records were applied, and nobody
+needs another rest for."""
 SAMPLES_MAX = 2
 """Updates whose latency is measured per slice. They go out together, so more would say the same, at 3 us each."""
 
@@ -48,7 +54,7 @@ class Flusher:
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[bool] | None = None
         self._room_s = 0.0  # when it is given at the latest
-        self._room_slices = 0  # since it was asked for
+        self._held_s = 0.0  # no slice before, on the monotonic clock
         self._round_busy_s = 0.0
         self._round_ends = 0  # when so many are served
         self._served = 0  # clients, since the start
@@ -66,25 +72,35 @@ class Flusher:
         if len(self._samples) < SAMPLES_MAX:
             self._samples.append((ts_received_ns, ts_record_ns))
 
+    def hold(self) -> None:
+        """Records are being applied, until `room`: write to nobody meanwhile, unless it takes long."""
+        self._held_s = time.monotonic() + ROOM_MAX_S
+
     async def room(self) -> bool:
-        """Hold back who feeds us until all who wait have been written to.
+        """Hold back who feeds us until all who wait have been written to, and the rest after that is over.
 
         Who is late in the line would get some of what comes meanwhile a write sooner, but a fetch costs as much as ten
         updates, whatever it brings. False: the next slice was enough for all.
         """
+        self._held_s = 0.0
         if not (self._runs and (self._awake or self._hub.waiting)):
             return False
         self._room = asyncio.get_running_loop().create_future()
         self._room_s = time.monotonic() + ROOM_MAX_S
-        self._room_slices = 0
         return await self._room
+
+    def _give_room(self, *, loaded: bool) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(loaded)
 
     async def run(self, clients: Clients) -> None:
         """Flush for ever."""
         self._runs = True
         hub = self._hub
         size = self._slice_min
-        free_at = 0.0  # when our share of the core allows the next slice
+        slices = 0  # of this round
+        free_at = 0.0  # when our share of the core allows the next round
         while True:
             await self._wait(backlog=hub.backlog)
             started_at, started = time.monotonic(), time.thread_time()
@@ -95,26 +111,26 @@ class Flusher:
             clients.flush(queues)
             busy_s = time.thread_time() - started
             self._measure(served, busy_s)
-            self._give_room()
+            slices += 1
             if served >= self._slice_min:
                 size = max(self._slice_min, int(served * SLICE_S / max(busy_s, CLOCK_S)))
             free_at = max(free_at, started_at - LATE_S) + busy_s / self._duty
-            rest_s = free_at - time.monotonic()
-            if hub.due_ns <= now_ns:
-                rest_s = 0.0  # when all that are due have moved
-            elif not hub.waiting:
-                rest_s = max(rest_s, self._interval_min_s)
-            await asyncio.sleep(max(0.0, rest_s))
-
-    def _give_room(self) -> None:
-        room, waiting = self._room, self._hub.waiting
-        if room is None:
-            return
-        self._room_slices += 1
-        if not waiting or time.monotonic() >= self._room_s:
-            self._room = None
-            if not room.done():
-                room.set_result(self._room_slices > 1 or waiting > 0)
+            now_s, waiting = time.monotonic(), hub.waiting
+            rest_s = free_at - now_s
+            if waiting or hub.due_ns <= now_ns:  # or more that are due have to move
+                if now_s >= self._room_s or (waiting <= size and rest_s <= LEAD_S):
+                    self._give_room(loaded=True)
+                await asyncio.sleep(0)
+                continue
+            if slices == 1:
+                self._give_room(loaded=False)
+            slices = 0
+            rest_s = max(rest_s, self._interval_min_s)
+            if self._room is not None and rest_s > LEAD_S:
+                await asyncio.sleep(rest_s - LEAD_S)
+                rest_s = LEAD_S
+            self._give_room(loaded=True)
+            await asyncio.sleep(rest_s)
 
     async def _wait(self, *, backlog: bool) -> None:
         seconds = (self._hub.due_ns - self._clock.now_ns()) / 1e9
@@ -126,6 +142,8 @@ class Flusher:
             timer = loop.call_later(min(seconds, 3600), self.wake)
             await self._waiter
             timer.cancel()
+        while time.monotonic() < self._held_s:  # noqa: ASYNC110 a few turns, in each of which records are applied
+            await asyncio.sleep(0)
         self._awake = False
 
     def _measure(self, served: int, busy_s: float) -> None:

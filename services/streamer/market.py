@@ -27,7 +27,7 @@ from streamer.hub import Hub
 
 POLL_MS = 200
 """How long a poll waits for records. Silence is noticed between polls."""
-RECORDS_MAX = 2_000
+RECORDS_MAX = 5_000
 """Records per poll."""
 SLICE_S = 0.002
 """Seconds of applying before the event loop, and with it the flush, gets its turn."""
@@ -117,6 +117,8 @@ class MarketReader:
                 self.caught_up.set()
                 _log.info("ready: %d instruments in %.1f s", len(self._hub.instruments()), time.monotonic() - started)
             records = await self._poll(ahead=not loaded)
+            if records:
+                self._flusher.hold()
             await self._process(records)
             if records:
                 loaded = await self._flusher.room()

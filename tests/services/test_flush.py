@@ -2,6 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
 from statistics import median
 
 import pytest
@@ -38,20 +41,35 @@ class SlowHub(Hub):
         return super().flush(now_ns, queues_max)
 
 
-async def flushing(hub: SlowHub, settings: Settings, seconds: float, *, busy: bool) -> float:
-    """Run the loop for a while; returns flushes per second."""
+@asynccontextmanager
+async def running_flusher(hub: SlowHub, settings: Settings) -> AsyncIterator[Flusher]:
     metrics, clock = Metrics(), Clock()
     flusher = hub.flusher = Flusher(hub, settings, metrics, clock)
     task = asyncio.create_task(
         flusher.run(Clients(hub, settings, metrics, clock, flusher.wake, Gate(settings, metrics, clock)))
     )
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if busy:
-            flusher.wake()
-        await asyncio.sleep(0.0005 if busy else seconds)
-    task.cancel()
-    return hub.flushes / seconds
+    await asyncio.sleep(0)
+    try:
+        yield flusher
+    finally:
+        task.cancel()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Looked at in each turn of the event loop."""
+    while not true():  # noqa: ASYNC110 what is asked has no event
+        await asyncio.sleep(0)
+
+
+async def flushing(hub: SlowHub, settings: Settings, seconds: float, *, busy: bool) -> float:
+    """Run the loop for a while; returns flushes per second."""
+    async with running_flusher(hub, settings) as flusher:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if busy:
+                flusher.wake()
+            await asyncio.sleep(0.0005 if busy else seconds)
+        return hub.flushes / seconds
 
 
 async def test_idle_it_does_not_flush_at_all() -> None:
@@ -73,23 +91,78 @@ async def test_under_load_flushes_take_their_share_and_no_more(duty: float, cost
 
 @pytest.mark.parametrize(("clients", "loaded"), [(0, False), (60, False), (250, True)])
 async def test_who_feeds_us_has_room_when_all_are_served(clients: int, *, loaded: bool) -> None:
-    """At once when nobody waits, with the first slice when that is enough."""
-    settings, hub = Settings(flush_slice_clients=100), SlowHub(Limits())
-    hub.seconds = 0.001
-    await flushing(hub, settings, 0.05, busy=False)
-    flusher = hub.flusher
-    metrics, clock = Metrics(), Clock()
-    task = asyncio.create_task(
-        flusher.run(Clients(hub, settings, metrics, clock, flusher.wake, Gate(settings, metrics, clock)))
-    )
-    for _ in range(clients):
+    """At once when nobody waits, after one slice when that is enough, else before the last, while Kafka answers."""
+    hub = SlowHub(Limits())
+    hub.seconds = 0.002
+    async with running_flusher(hub, Settings(flush_slice_clients=100)) as flusher:
+        for _ in range(clients):
+            hub.attach(PROTO).push(b"x")
+        if clients:
+            flusher.wake()
+        async with asyncio.timeout(1):
+            assert await flusher.room() is loaded
+        assert hub.waiting == (50 if loaded else 0)
+
+
+async def test_who_feeds_us_has_room_shortly_before_a_rest_is_over() -> None:
+    """So that what comes next is as new as can be."""
+    settings, hub = Settings(flush_slice_clients=10, flush_duty_max=0.05), SlowHub(Limits())
+    outboxes = [hub.attach(PROTO) for _ in range(20)]
+    async with running_flusher(hub, settings) as flusher:
+        hub.seconds = 0.002
+        for _ in range(2):  # the first is on credit
+            for outbox in outboxes:
+                outbox.push(b"x")
+            flusher.wake()
+            started = time.monotonic()
+            assert await flusher.room()
+            took_s = time.monotonic() - started
+            flushes = hub.flushes
+    assert flushes == 4
+    assert 0.06 <= took_s <= 0.2, "two slices of 2 ms are a twentieth of 80 ms; not when 20 ms are over"
+
+
+async def test_nobody_is_written_to_while_records_are_applied() -> None:
+    settings, hub = Settings(), SlowHub(Limits())
+    async with running_flusher(hub, settings) as flusher:
+        flusher.hold()
         hub.attach(PROTO).push(b"x")
-    if clients:
         flusher.wake()
-    async with asyncio.timeout(1):
-        assert await flusher.room() is loaded
-    assert hub.waiting == 0
-    task.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (hub.flushes, hub.waiting) == (0, 1)
+        assert not await flusher.room()
+        assert (hub.flushes, hub.waiting) == (1, 0)
+
+
+async def test_records_that_take_long_hold_nobody_back_for_long() -> None:
+    settings, hub = Settings(), SlowHub(Limits())
+    async with running_flusher(hub, settings) as flusher, asyncio.timeout(1):
+        started = time.monotonic()
+        flusher.hold()
+        hub.attach(PROTO).push(b"x")
+        flusher.wake()
+        await until(lambda: not hub.waiting)
+        assert time.monotonic() - started >= 0.02
+
+
+async def test_a_round_rests_at_its_end_not_after_each_slice() -> None:
+    """Who waits for the end of the line waits for the slices before his, and for nothing else."""
+    settings, hub = Settings(flush_slice_clients=10, flush_duty_max=0.25), SlowHub(Limits())
+    hub.seconds = 0.004
+    outboxes = [hub.attach(PROTO) for _ in range(50)]
+    async with running_flusher(hub, settings) as flusher:
+        rounds = []
+        for _ in range(6):
+            for outbox in outboxes:
+                outbox.push(b"x")
+            flusher.wake()
+            await until(lambda: hub.flushes > 5 * len(rounds))
+            started, took_s = time.monotonic(), hub.took_s
+            await until(lambda: not hub.waiting)
+            rounds.append((started, time.monotonic() - started - (hub.took_s - took_s)))
+    assert median(beside_s for _, beside_s in rounds) < 0.004, "with rests after slices of 4 ms: 48 ms"
+    assert median(b[0] - a[0] for a, b in pairwise(rounds[2:])) >= 0.075, "20 ms of 80"
 
 
 async def test_who_feeds_us_is_not_held_back_before_the_loop_runs() -> None:
