@@ -8,7 +8,6 @@ real Kafka the same test runs by ``--kafka``.
 
 import asyncio
 import struct
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +29,18 @@ _REQUESTS: dict[int, Any] = {
 }
 
 
+Batch = tuple[int, bytearray]
+"""How many records, and all of them as one record batch."""
+
+
+def batch_of(records: list[tuple[bytes, bytes]], timestamp_ms: int) -> Batch:
+    """Of (key, value). It can be made long before it is appended."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 30)
+    for i, (key, value) in enumerate(records):
+        builder.append(i, timestamp_ms, key, value, [])
+    return len(records), builder.build()
+
+
 class _Log:
     """One partition: batches in order."""
 
@@ -39,15 +50,11 @@ class _Log:
         self.batches: list[tuple[int, bytes]] = []  # (offset after its last record, record batch)
         self.begin = self.end = self.bytes = 0
 
-    def append(self, records: list[tuple[bytes, bytes]], timestamp_ms: int) -> None:
-        builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 1 << 30)
-        for i, (key, value) in enumerate(records):
-            builder.append(i, timestamp_ms, key, value, [])
-        data = builder.build()
-        data[:8] = self.end.to_bytes(8, "big")  # the base offset, which the checksum leaves out
-        self.end += len(records)
-        self.batches.append((self.end, bytes(data)))
-        self.bytes += len(data)
+    def append(self, count: int, batch: bytearray) -> None:
+        batch[:8] = self.end.to_bytes(8, "big")  # the base offset, which the checksum leaves out
+        self.end += count
+        self.batches.append((self.end, bytes(batch)))
+        self.bytes += len(batch)
         if self.bytes > RETAINED_BYTES:
             self._forget()
 
@@ -107,11 +114,10 @@ class Broker:
         self._server.close()
         await self._server.wait_closed()
 
-    def append(self, topic: str, records: dict[int, list[tuple[bytes, bytes]]]) -> None:
-        """Append (key, value) to each partition, as one batch each; whoever waits gets them."""
-        now_ms = time.time_ns() // 1_000_000
-        for partition, batch in records.items():
-            self._logs[topic][partition].append(batch, now_ms)
+    def append(self, topic: str, batches: dict[int, Batch]) -> None:
+        """Append one batch to each partition; whoever waits gets them."""
+        for partition, batch in batches.items():
+            self._logs[topic][partition].append(*batch)
         self._appended.set()
         self._appended = asyncio.Event()
 

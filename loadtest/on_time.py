@@ -43,11 +43,12 @@ def first_in_line() -> Iterator[str]:
             os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
-def kernel_timer(interval_s: float) -> int:
-    """A descriptor that becomes readable every ``interval_s``; 8 bytes are read from it each time (timerfd)."""
+def kernel_timer(interval_s: float, first_s: float) -> int:
+    """A descriptor that becomes readable after ``first_s`` and then every ``interval_s``; 8 bytes are read from it each
+    time (timerfd)."""
     timer: int = _LIBC.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-    seconds, rest = divmod(round(interval_s * 1e9), 1_000_000_000)
-    if timer < 0 or _LIBC.timerfd_settime(timer, 0, struct.pack("4l", seconds, rest, seconds, rest), None):
+    times = [*divmod(round(interval_s * 1e9), 1_000_000_000), *divmod(max(1, round(first_s * 1e9)), 1_000_000_000)]
+    if timer < 0 or _LIBC.timerfd_settime(timer, 0, struct.pack("4l", *times), None):
         raise OSError(ctypes.get_errno(), "no timer")
     return timer
 
@@ -56,11 +57,15 @@ class Timer:
     """Calls back every ``interval_s`` by a timer of the kernel's: asyncio rounds its own up to the next millisecond.
 
     Calls that were missed are one.
+
+    Args:
+        start_ns: From then on, by `time.time_ns`; None: from now on.
     """
 
-    def __init__(self, interval_s: float, callback: Callable[[], object]) -> None:
-        self.started_ns = time.time_ns()
-        self._fd = kernel_timer(interval_s)
+    def __init__(self, interval_s: float, callback: Callable[[], object], start_ns: int | None = None) -> None:
+        now_ns = time.time_ns()
+        self.started_ns = now_ns if start_ns is None else start_ns
+        self._fd = kernel_timer(interval_s, (self.started_ns - now_ns) / 1e9 + interval_s)
         self._callback = callback
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._fd, self._fire)
@@ -77,9 +82,9 @@ class Timer:
 class Ticker:
     """Something to wait for that happens every ``interval_s``; see `Timer`."""
 
-    def __init__(self, interval_s: float) -> None:
+    def __init__(self, interval_s: float, start_ns: int | None = None) -> None:
         self._fired = asyncio.Event()
-        self._timer = Timer(interval_s, self._fired.set)
+        self._timer = Timer(interval_s, self._fired.set, start_ns)
         self.started_ns = self._timer.started_ns
         """Tick k comes just after ``started_ns`` + k times the interval."""
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from loadtest.broker import Broker
+from loadtest.broker import Batch, Broker, batch_of
 from loadtest.histogram import Histogram
 from loadtest.instruments import SyntheticBook, market, names
 from loadtest.on_time import Ticker, first_in_line
@@ -32,15 +32,22 @@ from protos.records import encode_market
 from protos.topics import partition_for
 
 SENTINEL_NS = 0x1234_5678_9ABC_DEF0
-"""Stands for the due time in updates that are encoded ahead."""
+"""Stands for the due time in updates that are encoded before it is known."""
 _SENTINEL = SENTINEL_NS.to_bytes(8, "little")
 AHEAD_MAX = 600_000
-"""Updates encoded before a run begins, about 90 MB: encoding costs 10 us, too much for the time when it counts."""
-TICK_S = 0.001
+"""Updates made before a run begins, about 90 MB: one costs 10 us to encode and 5 to bring on its way, too much for the
+time when it counts."""
+TICK_NS = 1_000_000
+STAMP_NS = 6_000
+"""What is allowed for each update between its stamp and the beginning of the run; twice as much when it does not do."""
 LATE_SAMPLES = 16
 """Updates of one turn whose lateness is noted. They are evenly spread, so more would say the same."""
 FEED_PUBLISHED_NS = 1_000_000
 """Reference servers do not stamp; chunks of the same length as depthcast's are stamped for them."""
+
+
+Update = tuple[int, bytes]
+"""(instrument, what `Sink.encode` made)."""
 
 
 class Sink(Protocol):
@@ -48,8 +55,12 @@ class Sink(Protocol):
 
     def encode(self, index: int, message: MarketMessage) -> bytes: ...
 
-    async def write(self, updates: list[tuple[int, bytes]]) -> None:
-        """Hand over (instrument, bytes) in order."""
+    def gather(self, updates: list[Update], due_ns: int) -> Any:  # noqa: ANN401 what `write` takes
+        """All that are due by then: as much as can be done before."""
+        ...
+
+    async def write(self, gathered: Any) -> None:  # noqa: ANN401 what `gather` made
+        """Hand them over, in order."""
         ...
 
     async def close(self) -> None: ...
@@ -79,9 +90,12 @@ class KafkaSink:
     def encode(self, index: int, message: MarketMessage) -> bytes:  # noqa: ARG002
         return encode_market(message)
 
-    async def write(self, updates: list[tuple[int, bytes]]) -> None:
+    def gather(self, updates: list[Update], due_ns: int) -> list[Update]:  # noqa: ARG002
+        return updates
+
+    async def write(self, gathered: list[Update]) -> None:
         now_ms = time.time_ns() // 1_000_000
-        for index, value in updates:
+        for index, value in gathered:
             await self._producer.send(
                 self._topic, value, self._keys[index], partition=self._partitions[index], timestamp_ms=now_ms
             )
@@ -106,11 +120,14 @@ class BrokerSink:
     def encode(self, index: int, message: MarketMessage) -> bytes:  # noqa: ARG002
         return encode_market(message)
 
-    async def write(self, updates: list[tuple[int, bytes]]) -> None:
+    def gather(self, updates: list[Update], due_ns: int) -> dict[int, Batch]:
         records: dict[int, list[tuple[bytes, bytes]]] = {}
         for index, value in updates:
             records.setdefault(self._partitions[index], []).append((self._keys[index], value))
-        self._broker.append(self._topic, records)
+        return {partition: batch_of(batch, due_ns // 1_000_000) for partition, batch in records.items()}
+
+    async def write(self, gathered: dict[int, Batch]) -> None:
+        self._broker.append(self._topic, gathered)
 
     async def close(self) -> None:
         """It ends with the process."""
@@ -137,8 +154,11 @@ class FeedSink:
         message.ts_published_ns = message.ts_received_ns + FEED_PUBLISHED_NS
         return record(index + 1, self._codec.encode(message, None))
 
-    async def write(self, updates: list[tuple[int, bytes]]) -> None:
-        self._writer.write(b"".join([data for _, data in updates]))
+    def gather(self, updates: list[Update], due_ns: int) -> bytes:  # noqa: ARG002
+        return b"".join([data for _, data in updates])
+
+    async def write(self, gathered: bytes) -> None:
+        self._writer.write(gathered)
         await self._writer.drain()
 
     async def close(self) -> None:
@@ -168,16 +188,16 @@ class Publisher:
         self._books = books
         self._sink = sink
         self._next = 0
-        self._ahead: deque[tuple[int, bytes]] = deque()
 
     async def snapshots(self) -> None:
         """Write the snapshot and the state of every instrument."""
         now_ns = time.time_ns()
         for book in self._books:
             messages = (book.snapshot(now_ns), book.status(now_ns))
-            await self._sink.write([(book.index, self._sink.encode(book.index, message)) for message in messages])
+            updates = [(book.index, self._sink.encode(book.index, message)) for message in messages]
+            await self._sink.write(self._sink.gather(updates, now_ns))
 
-    def _encode(self) -> tuple[int, bytes]:
+    def _encode(self) -> Update:
         """The next delta; the instruments take turns."""
         book = self._books[self._next]
         self._next = (self._next + 1) % len(self._books)
@@ -186,39 +206,77 @@ class Publisher:
     async def run(self, rate: float, seconds: float) -> Run:
         """Publish ``rate`` updates a second for ``seconds``."""
         total = round(rate * seconds)
-        ahead = self._ahead
-        while len(ahead) < min(total, AHEAD_MAX):
-            ahead.append(self._encode())
-        published = [0] * len(self._books)
+        plan = _Plan(total, 1e9 / rate)
+        encoded = [self._encode() for _ in range(plan.ahead())]
+        ahead = self._gather_ahead(plan, encoded)
         late = Histogram()
-        done, interval_ns = 0, 1e9 / rate
-        with first_in_line() as scheduling, Ticker(TICK_S) as ticker:
-            started_ns, used_s = ticker.started_ns, time.process_time()
+        with first_in_line() as scheduling, Ticker(TICK_NS / 1e9, plan.start_ns) as ticker:
+            used_s, tick, done = time.process_time(), 0, 0
             while done < total:
-                now_ns = time.time_ns()
-                due = min(total, int((now_ns - started_ns) / interval_ns) + 1)
-                if due > done:
-                    await self._sink.write(self._stamped(range(done, due), started_ns, interval_ns, published))
-                    step = max(1, (due - done) // LATE_SAMPLES)
-                    late.record([now_ns - started_ns - int(k * interval_ns) for k in range(done, due, step)])
-                done = due
                 await ticker.tick()
-            took_s, used_s = (time.time_ns() - started_ns) / 1e9, time.process_time() - used_s
+                now_ns = time.time_ns()
+                while done < total and plan.start_ns + (tick + 1) * TICK_NS <= now_ns:
+                    tick, first = tick + 1, done
+                    done = plan.due(tick)
+                    if done == first:
+                        continue
+                    if ahead:
+                        gathered = ahead.popleft()
+                    else:
+                        gathered = self._gather(plan, tick, [self._encode() for _ in range(first, done)])
+                    await self._sink.write(gathered)
+                    step = max(1, (done - first) // LATE_SAMPLES)
+                    late.record([now_ns - plan.due_ns(k) for k in range(first, done, step)])
+            took_s, used_s = (time.time_ns() - plan.start_ns) / 1e9, time.process_time() - used_s
         late_ms = late.quantile_ms(0.99), round(late.max / 1e6, 3)
-        return Run(published, started_ns, took_s, *late_ms, round(100 * used_s / took_s, 1), scheduling)
+        books = len(self._books)
+        first_book = (self._next - total) % books
+        published = [total // books + ((book - first_book) % books < total % books) for book in range(books)]
+        return Run(published, plan.start_ns, took_s, *late_ms, round(100 * used_s / took_s, 1), scheduling)
 
-    def _stamped(
-        self, numbers: range, started_ns: int, interval_ns: float, published: list[int]
-    ) -> list[tuple[int, bytes]]:
-        """The updates of these numbers, each with the time when it is due, counted in ``published``."""
-        ahead = self._ahead
-        updates = []
-        for k in numbers:
-            index, data = ahead.popleft() if ahead else self._encode()
-            due_ns = started_ns + int(k * interval_ns)
-            updates.append((index, data.replace(_SENTINEL, due_ns.to_bytes(8, "little"), 1)))
-            published[index] += 1
-        return updates
+    def _gather_ahead(self, plan: "_Plan", encoded: list[Update]) -> deque[Any]:
+        """Of each tick that has some; settles when the run begins."""
+        allowed_ns = STAMP_NS * len(encoded) + 100_000_000
+        while True:
+            plan.start_ns = time.time_ns() + allowed_ns
+            ahead, tick, done = deque[Any](), 0, 0
+            while done < len(encoded):
+                tick, first = tick + 1, done
+                done = plan.due(tick)
+                if done > first:
+                    ahead.append(self._gather(plan, tick, encoded[first:done]))
+            if time.time_ns() < plan.start_ns:
+                return ahead
+            allowed_ns *= 2
+
+    def _gather(self, plan: "_Plan", tick: int, encoded: list[Update]) -> Any:  # noqa: ANN401 what the sink makes
+        """The last updates that are due by a tick, each with the time when it is."""
+        first = plan.due(tick) - len(encoded)
+        stamped = [
+            (index, data.replace(_SENTINEL, plan.due_ns(first + k).to_bytes(8, "little"), 1))
+            for k, (index, data) in enumerate(encoded)
+        ]
+        return self._sink.gather(stamped, plan.start_ns + tick * TICK_NS)
+
+
+class _Plan:
+    """Which update is due when."""
+
+    def __init__(self, total: int, interval_ns: float) -> None:
+        self._total = total
+        self._interval_ns = interval_ns
+        self.start_ns = 0
+
+    def due_ns(self, k: int) -> int:
+        return self.start_ns + int(k * self._interval_ns)
+
+    def due(self, tick: int) -> int:
+        """How many are due at the end of the tick; the first tick is 1."""
+        return min(self._total, int(tick * TICK_NS / self._interval_ns) + 1)
+
+    def ahead(self) -> int:
+        """How many are made before the run: AHEAD_MAX at most, of whole ticks."""
+        return self._total if self._total <= AHEAD_MAX else self.due(int(AHEAD_MAX * self._interval_ns / TICK_NS) - 1)
 
 
 async def serve(options: dict[str, Any]) -> None:

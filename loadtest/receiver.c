@@ -71,6 +71,7 @@ static int64_t due_ns(const uint8_t *at, const uint8_t *end) {
       if (!varint(&at, end, &length)) return -1;
       return (int64_t)(event + (length >> 1 ^ -(length & 1)));
     }
+    if (event && tag > TS_RECEIVED_AFTER) return (int64_t)event;                 /* servers write fields in their order */
     switch (tag & 7) {
       case 0: if (!skip_varint(&at, end)) return -1; continue;
       case 1: length = 8; break;

@@ -137,6 +137,8 @@ def due_ns(chunk: bytes) -> int:
         if tag == _TS_RECEIVED_AFTER:
             after, _ = varint(chunk, at)
             return event_ns + (after >> 1 ^ -(after & 1))
+        if event_ns and tag > _TS_RECEIVED_AFTER:
+            return event_ns  # servers write fields in their order
         kind = tag & 7
         if kind == _VARINT:
             _, at = varint(chunk, at)

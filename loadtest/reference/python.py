@@ -174,7 +174,7 @@ def main(port: int, feed_port: int, flush_interval_us: int, *, with_books: bool)
     feed_listener = socket.create_server(("127.0.0.1", feed_port))
     print("ready", flush=True)
     feed, _ = feed_listener.accept()
-    timer = kernel_timer(flush_interval_us / 1e6)
+    timer = kernel_timer(flush_interval_us / 1e6, flush_interval_us / 1e6)
     poller = epoll()
     for fd in (listener.fileno(), feed.fileno(), timer):
         poller.register(fd, EPOLLIN)
