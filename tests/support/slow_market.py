@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from loadtest.broker import Broker
+from loadtest.broker import Broker, batch_of
 from loadtest.instruments import LEVELS, SCALE, SyntheticBook, market, names
 from protos.messages import (
     BookState,
@@ -104,7 +104,9 @@ class Market:
     def _append(self, book: SyntheticBook, messages: list[MarketMessage]) -> None:
         key = self.names[book.index].encode()
         records = [(key, encode_market(message)) for message in messages]
-        self._broker.append(self._topics[1], {partition_for(key, PARTITIONS): records})
+        self._broker.append(
+            self._topics[1], {partition_for(key, PARTITIONS): batch_of(records, time.time_ns() // 1_000_000)}
+        )
 
     def publish(self, index: int) -> None:
         """One more update of the book, of the quotes and of the trades; now and then one of the status."""
