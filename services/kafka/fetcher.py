@@ -190,16 +190,16 @@ class Fetcher:
             return
         self._changed = False
         if self._moved:
-            self._plan(now_s)
+            self._plan()
         for node, plan in self._plans.items():
             if node not in self._asked:
                 self._send(_Asked(self, node, plan, now_s + FETCH_TIMEOUT_MS / 1000))
 
-    def _plan(self, now_s: float) -> None:
+    def _plan(self) -> None:
         self._moved = False
         wanted: dict[int, list[Follower]] = {}
         for follower in self.partitions.values():
-            if follower.retry_s > now_s:
+            if follower.rests:
                 continue
             leader = self._client.cluster.leader_for_partition(follower.tp)
             if leader is None or leader == -1:
@@ -298,12 +298,16 @@ class Fetcher:
         self._unread.append(follower)
 
     def _look_up(self, follower: Follower) -> None:
-        """Find out who leads it now, and ask there."""
-        loop = asyncio.get_running_loop()
-        follower.retry_s = loop.time() + _RETRY_S
+        """Find out who leads it now, and ask there. The timer ends the rest, and no clock is looked at: that of uvloop
+        may say that it rang too early, and nobody would come a second time."""
+        follower.rests = True
         self._moved = True
-        loop.call_at(follower.retry_s, self._plan_anew)
+        asyncio.get_running_loop().call_later(_RETRY_S, self._rested, follower)
         self._client.force_metadata_update()
+
+    def _rested(self, follower: Follower) -> None:
+        follower.rests = False
+        self._plan_anew()
 
     def _plan_anew(self, _metadata: Any = None) -> None:  # noqa: ANN401
         self._moved = True

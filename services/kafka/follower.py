@@ -43,8 +43,8 @@ class Follower:
         self.tp = TopicPartition(*name)
         self.end = end
         """Offset after the newest record, as of the last answer."""
-        self.retry_s = 0.0
-        """Not to be asked for before, on the loop's clock."""
+        self.rests = False
+        """Not to be asked for: its leader is looked up."""
         self.seek(position)
 
     def seek(self, position: int) -> None:

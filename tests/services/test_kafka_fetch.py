@@ -216,6 +216,12 @@ async def following(client: Client, position: int = 10) -> AsyncIterator[Fetcher
         await fetcher.stop()
 
 
+async def turns() -> None:
+    """Of the event loop, in which all happens that can without time passing."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 def asked_for(topics: list[Any]) -> dict[Partition, int]:
     return {(topic, p): offset for topic, partitions in topics for p, offset, _ in partitions}
 
@@ -277,6 +283,27 @@ class TestFetcher:
             assert asked_for((await client.request(1))[0]) == {TWO: 10}
             answer.set_result([("t", 0, 0, 11, batch(10, [b"a"]))])
             assert values(await poll) == [b"a"]
+
+    async def test_the_timer_rings_a_rounding_error_before_the_rest_is_over(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As uvloop's does, whose clock tells whole milliseconds."""
+        now_s, then_s = 0.2, 0.3
+        assert now_s + 0.1 > then_s
+        client = Client({ONE: None})
+        async with following(client) as fetcher:
+            with monkeypatch.context() as patch:
+                patch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+                poll = asyncio.create_task(fetcher.poll(60, None))
+                await turns()
+                client.lead({ONE: 1})
+                await turns()
+                assert (client.looked_up, client.brokers[1].requests.qsize()) == (1, 0), "it rests"
+                now_s = then_s
+                await turns()
+                assert client.brokers[1].requests.qsize() == 1
+                fetcher.interrupt()
+                assert await poll == []
 
     async def test_two_brokers_answer_for_one_partition(self) -> None:
         client = Client({ONE: 1, TWO: 2})
