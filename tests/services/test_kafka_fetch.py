@@ -1,7 +1,6 @@
 """How partitions are followed, with a client that answers as told; what it does with brokers is in `test_kafka.py`."""
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from io import BytesIO
@@ -13,18 +12,17 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.conn import CloseReason
 from aiokafka.errors import (
     CorruptRecordException,
-    IncompatibleBrokerVersion,
     KafkaConnectionError,
     KafkaError,
     OffsetOutOfRangeError,
     TopicAuthorizationFailedError,
 )
-from aiokafka.protocol.fetch import FetchRequest_v4, FetchResponse_v4
+from aiokafka.protocol.fetch import FetchRequest_v4
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
 from services.config import Settings
-from services.kafka.fetch import FetchAnswer, FetchRequest
+from services.kafka.fetch import FetchRequest
 from services.kafka.fetcher import FETCH_BYTES_MAX, FETCH_TIMEOUT_MS, Fetcher
 from services.kafka.follower import Follower, Partition, Record
 from tests.support.native import native
@@ -51,37 +49,6 @@ def batch(offset: int, values: Iterable[bytes], *, gap: int = 0, control: bool =
 
 def values(records: list[Record]) -> list[bytes | None]:
     return [record.value for record in records]
-
-
-class TestBytes:
-    def test_a_request_is_what_aiokafka_would_send(self) -> None:
-        ours = FetchRequest({"t": {3: 17, 0: 1 << 40}, "naïve": {1: 0}}, 100, 1 << 24, 1 << 20, "mé")
-        size = 1 << 20
-        for correlation_id, offset in ((7, 17), (1 << 30, 1 << 50)):
-            ours.seek(("t", 3), offset)
-            topics = [("t", [(3, offset, size), (0, 1 << 40, size)]), ("naïve", [(1, 0, size)])]
-            theirs = FetchRequest_v4(-1, 100, 1, 1 << 24, 0, topics)
-            header = theirs.build_request_header(correlation_id=correlation_id, client_id="mé")
-            message = header.encode() + theirs.encode()
-            assert ours.frame(correlation_id) == len(message).to_bytes(4, "big") + message
-        assert ours.parse_response_header(BytesIO(b"\0\0\0\7rest")).correlation_id == 7
-
-    @pytest.mark.parametrize("versions", [{}, {1: (5, 17)}, {1: (0, 3)}])
-    def test_a_broker_that_does_not_take_it(self, versions: dict[int, tuple[int, int]]) -> None:
-        with pytest.raises(IncompatibleBrokerVersion):
-            FetchRequest.prepare(versions)
-
-    def test_an_answer(self) -> None:
-        partitions = [(3, 0, 20, 19, [(5, 6), (7, 8)], b"records"), (0, 1, -1, -1, None, None)]
-        data = FetchResponse_v4(9, [("t", partitions), ("naïve", [(1, 0, 5, 5, [], b"")])]).encode()
-        assert FetchAnswer.decode(BytesIO(data)) == [
-            ("t", 3, 0, 20, b"records"),
-            ("t", 0, 1, -1, b""),
-            ("naïve", 1, 0, 5, b""),
-        ]
-        for length in range(len(data)):
-            with pytest.raises((struct.error, UnicodeDecodeError)):
-                FetchAnswer.decode(BytesIO(data[:length]))
 
 
 @pytest.fixture(params=["python", "native"])

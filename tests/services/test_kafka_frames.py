@@ -1,22 +1,55 @@
-"""What comes through a connection of aiokafka's, cut into frames by us."""
+"""What goes and comes through a connection of aiokafka's: requests and answers, cut into frames by us."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from io import BytesIO
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaClient
-from aiokafka.errors import CorrelationIdError, KafkaConnectionError
+from aiokafka.errors import CorrelationIdError, IncompatibleBrokerVersion, KafkaConnectionError
 from aiokafka.protocol.admin import ApiVersionResponse_v0
-from aiokafka.protocol.fetch import FetchResponse_v4
+from aiokafka.protocol.fetch import FetchRequest_v4, FetchResponse_v4
 from aiokafka.structs import BrokerMetadata
 
 from services.kafka.connection import ask, connection_to
-from services.kafka.fetch import FetchRequest
+from services.kafka.fetch import FetchAnswer, FetchRequest
 
 REQUEST = FetchRequest({"t": {0: 0}}, 1, 1, 1, "me")
 VERSIONS_KEY = b"\0\x12"
+
+
+class TestBytes:
+    def test_a_request_is_what_aiokafka_would_send(self) -> None:
+        ours = FetchRequest({"t": {3: 17, 0: 1 << 40}, "naïve": {1: 0}}, 100, 1 << 24, 1 << 20, "mé")
+        size = 1 << 20
+        for correlation_id, offset in ((7, 17), (1 << 30, 1 << 50)):
+            ours.seek(("t", 3), offset)
+            topics = [("t", [(3, offset, size), (0, 1 << 40, size)]), ("naïve", [(1, 0, size)])]
+            theirs = FetchRequest_v4(-1, 100, 1, 1 << 24, 0, topics)
+            header = theirs.build_request_header(correlation_id=correlation_id, client_id="mé")
+            message = header.encode() + theirs.encode()
+            assert ours.frame(correlation_id) == len(message).to_bytes(4, "big") + message
+        assert ours.parse_response_header(BytesIO(b"\0\0\0\7rest")).correlation_id == 7
+
+    @pytest.mark.parametrize("versions", [{}, {1: (5, 17)}, {1: (0, 3)}])
+    def test_a_broker_that_does_not_take_it(self, versions: dict[int, tuple[int, int]]) -> None:
+        with pytest.raises(IncompatibleBrokerVersion):
+            FetchRequest.prepare(versions)
+
+    def test_an_answer(self) -> None:
+        partitions = [(3, 0, 20, 19, [(5, 6), (7, 8)], b"records"), (0, 1, -1, -1, None, None)]
+        data = FetchResponse_v4(9, [("t", partitions), ("naïve", [(1, 0, 5, 5, [], b"")])]).encode()
+        assert FetchAnswer.decode(BytesIO(data)) == [
+            ("t", 3, 0, 20, b"records"),
+            ("t", 0, 1, -1, b""),
+            ("naïve", 1, 0, 5, b""),
+        ]
+        for length in range(len(data)):
+            with pytest.raises((struct.error, UnicodeDecodeError)):
+                FetchAnswer.decode(BytesIO(data[:length]))
 
 
 def framed(body: bytes) -> bytes:
