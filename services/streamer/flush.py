@@ -24,7 +24,7 @@ from streamer.hub import Hub
 BACKLOG_S = 0.1
 """While a client may have a backlog: the longest time between two flushes, which judge it."""
 ROOM_MAX_S = 0.02
-"""The longest that who feeds us is held back, and that clients are for records to be applied."""
+"""The longest that who feeds us is held back by a round, beside the rest after it, and clients for records."""
 LEAD_S = 0.002
 """So long before the end of a rest we are fed: until Kafka has answered."""
 SLICE_S = 0.002

@@ -80,6 +80,7 @@ async def test_a_run_that_is_not_stamped_in_time_begins_later(monkeypatch: pytes
     assert slow.slow == 0
     assert sum(run.published) == len(slow.written) == 50
     assert slow.written[0][0] >= run.started_ns
+    assert run.late_max_ms < 100, "begun when it was first planned, it would be late by 300"
 
 
 def test_the_broker_gets_one_batch_for_each_partition() -> None:
